@@ -103,5 +103,5 @@ class Attention(nn.Module):
 
     def _heads(self, x: Tensor) -> Tensor:
         """`(n, tokens, d)` -> `(n, heads, tokens, c)`; heads are contiguous slices of the channels."""
-        n, tokens, _ = x.shape
-        return x.view(n, tokens, self.n_heads, -1).transpose(1, 2)
+        n, tokens, d = x.shape
+        return x.view(n, tokens, self.n_heads, d // self.n_heads).transpose(1, 2)
