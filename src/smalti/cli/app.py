@@ -1,0 +1,77 @@
+"""The root command: groups, version, and the one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import click
+import typer
+
+from smalti import __version__
+from smalti.cli import look, make, models, train
+from smalti.cli.doctor import doctor
+from smalti.errors import SmaltiError
+
+MAKE, LOOK, TRAIN = "Make", "Look", "Train & models"
+
+app = typer.Typer(
+    name="smalti",
+    help="Generate and edit images as mosaics of discrete codes.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in make.COMMANDS:
+    app.command(rich_help_panel=MAKE)(command)
+for command in look.COMMANDS:
+    app.command(rich_help_panel=LOOK)(command)
+app.command(rich_help_panel=TRAIN)(train.train)
+app.command("import", rich_help_panel=TRAIN)(models.import_)
+app.add_typer(models.app, name="models", rich_help_panel=TRAIN)
+app.command(rich_help_panel=TRAIN)(doctor)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"smalti {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Generate and edit images as mosaics of discrete codes."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130 interrupted."""
+    try:
+        code = app(args=list(arguments) if arguments is not None else None, prog_name="smalti", standalone_mode=False)
+        return code if isinstance(code, int) else 0
+    except SmaltiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return 2
+    except click.ClickException as error:
+        # one line instead of click's usage box; the full text is one --help away
+        print(f"error: {error.format_message()}", file=sys.stderr)
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("interrupted: what was finished is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our stdout has gone, e.g. `| head`
+        return 1
+
+
+def main() -> None:
+    """Entry point of the `smalti` command."""
+    sys.exit(run())

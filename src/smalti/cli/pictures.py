@@ -1,0 +1,104 @@
+"""Where a command's pictures come from and go to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from smalti.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from smalti.cli.options import MakeOptions
+    from smalti.pipeline.output import Output
+    from smalti.pipeline.pipeline import Pipeline, Result
+
+SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+
+
+def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
+    """A model on a device; `auto` takes CUDA, then MPS, then the CPU. Raises UsageError for one that is not there."""
+    import torch
+
+    from smalti.pipeline.pipeline import Pipeline
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        device = next(name for name, there in available.items() if there)
+    if not available.get(device.split(":")[0], False):
+        there = ", ".join(name for name, ok in available.items() if ok)
+        raise UsageError(f"--device {device} is not available here; there is: {there}", field="device")
+    if dtype not in ("auto", "float32", "bfloat16"):
+        raise UsageError(f"--dtype must be auto, float32 or bfloat16, not {dtype}", field="dtype")
+    return Pipeline.from_pretrained(model, device=device, dtype=dtype)
+
+
+def write_image(image: Image.Image, path: Path, *, metadata: bool = True, force: bool = False) -> None:
+    """Write a picture by its suffix, atomically; only PNG carries codes and recipe."""
+    from smalti.pipeline.recipe import save_image
+
+    save_image(image, path, metadata=metadata, force=force)
+
+
+class Destination:
+    """Turns `-o`, `--grid` and `--animation` into files, and refuses before any work what it could not write after."""
+
+    def __init__(self, verb: str, seed: int, count: int, options: MakeOptions) -> None:
+        self.options = options
+        output = options.output or Path(f"{verb}-{seed}.png" if options.grid or count == 1 else f"{verb}s")
+        self.folder = output.is_dir() or not output.suffix
+        self.output = output
+        if not self.folder and output.suffix.lower() not in SUFFIXES:
+            raise UsageError(f"-o {output}: the name must end in one of {', '.join(SUFFIXES)}", field="output")
+        self.verb, self.count = verb, count
+        planned = [self._name(seed + i) for i in range(count)] if self._separate else []
+        planned += [p for p in (self.sheet, options.animation) if p is not None]
+        for path in planned:
+            if path.exists() and not options.force:
+                raise OutputError(f"{path} exists already: give another name with -o, or --force")
+        if self.folder:
+            _make_folder(output)
+
+    @property
+    def _separate(self) -> bool:
+        return self.folder or not self.options.grid
+
+    @property
+    def sheet(self) -> Path | None:
+        """Where the contact sheet goes, if one is wanted."""
+        if not self.options.grid:
+            return None
+        return self.output / "grid.png" if self.folder else self.output
+
+    def _name(self, seed: int) -> Path:
+        if self.folder:
+            return self.output / f"{self.verb}-{seed}.png"
+        if self.count == 1:
+            return self.output
+        return self.output.with_name(f"{self.output.stem}-{seed}{self.output.suffix}")
+
+    def write(self, result: Result) -> Path | None:
+        """Write one finished result, unless only a sheet is wanted."""
+        if not self._separate:
+            return None
+        path = self._name(result.seed)
+        write_image(result.image, path, metadata=self.options.metadata, force=self.options.force)
+        return path
+
+    def close(self, output: Output) -> Iterator[Path]:
+        """Write the contact sheet and the animation of what is finished."""
+        if self.sheet is not None:
+            write_image(output.contact_sheet(), self.sheet, force=self.options.force)
+            yield self.sheet
+        if self.options.animation is not None:
+            output.animate(self.options.animation, force=self.options.force)
+            yield self.options.animation
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot create the folder {folder}: {error.strerror}") from None

@@ -1,0 +1,470 @@
+"""`Pipeline`: a model and seven verbs. Every verb builds a request; every request is one fill."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict, Unpack, cast
+
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from smalti.codes import CodeGrid
+from smalti.errors import ModelError, UsageError
+from smalti.formats.folder import load_model, save_model
+from smalti.images import open_image, to_pil
+from smalti.pipeline import recipe as recipes
+from smalti.pipeline import requests as ask
+from smalti.pipeline.catalog import resolve
+from smalti.pipeline.compose import paste
+from smalti.pipeline.output import HistoryStep, Output, marked, merge_histories, surprise_map
+from smalti.pipeline.sources import Opened, Picture, open_source
+from smalti.pipeline.verbs import FillJob, Model, lower
+from smalti.prior import AbsorbingTransformer
+from smalti.prior.kernels import optimize_for_inference
+from smalti.regions import Piece, Region
+from smalti.sampling import PRESETS, FillStep, SamplerOptions, elbo_bits, fill_steps, surprise
+from smalti.tokenizer import VQGAN, check_codes
+from smalti.types import EMPTY, Codes
+
+StepCallback = Callable[["Pipeline", int, int, dict[str, Any]], dict[str, Any]]
+"""`(pipe, step, cells left, {"codes": (n, h, w)}) -> the same dict`, whose codes may have been edited."""
+
+BATCH = 8  # results filled together when the caller does not say: bounds memory, keeps Ctrl-C losses small
+
+
+class Options(TypedDict, total=False):
+    """Keyword arguments that all verbs share."""
+
+    num_images: int
+    seed: int
+    generator: torch.Generator | Sequence[torch.Generator] | None
+    preset: str
+    num_inference_steps: int
+    order: str
+    schedule: str
+    temperature: float
+    top_k: int
+    top_p: float
+    windows: str
+    overlap: int
+    sampler: SamplerOptions
+    callback_on_step_end: StepCallback | None
+    record_history: bool
+    paste_original: bool
+    feather: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """One finished picture."""
+
+    index: int
+    image: Image.Image
+    codes: torch.Tensor
+    """int64 `(h, w)`."""
+    seed: int
+    history: list[HistoryStep]
+    """Steps of this image alone, when they were recorded."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """How likely the model finds a picture."""
+
+    bits_per_token: float
+    """Upper bound on -log2 p(codes) / cells, by stratified ELBO."""
+    bits_per_dim: float
+    """The same per colour value of the picture."""
+    surprise: torch.Tensor
+    """float `(h, w)`: -log2 p(code | all others) of every cell."""
+    image: Image.Image
+    """The surprise as a map, the size of the picture."""
+
+
+class Pipeline:
+    """A tokenizer, a prior, and what people do with them. Not thread-safe; share one per device and thread."""
+
+    def __init__(
+        self,
+        tokenizer: VQGAN,
+        prior: AbsorbingTransformer | None,
+        *,
+        name: str = "unnamed",
+        identity: str | None = None,
+        sampler: SamplerOptions | None = None,
+        info: dict[str, Any] | None = None,
+        dtype: str = "auto",
+    ) -> None:
+        """`identity` is the hash that ties codes to this tokenizer; `dtype` is auto, float32 or bfloat16."""
+        self.tokenizer = tokenizer.eval().requires_grad_(False)
+        self.prior = prior.eval().requires_grad_(False) if prior is not None else None
+        self.name, self.identity = name, identity
+        self.sampler = sampler or SamplerOptions()
+        self.info_: dict[str, Any] = info or {}
+        self.dtype = dtype
+        self.num_timesteps = 0
+        self._interrupted = False
+        self._denoiser = optimize_for_inference(self.prior, dtype=dtype) if self.prior is not None else None
+
+    # --- models -------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        device: str | torch.device = "cpu",
+        dtype: str = "auto",
+    ) -> Pipeline:
+        """Load `builtin:faces`, a model folder, or `user/repo` from the Hub. Raises ModelError naming the bad file."""
+        known_as, folder = resolve(
+            name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+        model = load_model(folder)
+        if model.tokenizer is None:
+            raise ModelError(f"{folder} holds no tokenizer")
+        return cls(
+            model.tokenizer,
+            model.prior,
+            name=known_as,
+            identity=model.identity,
+            sampler=SamplerOptions.model_validate(model.sampler_options),
+            info=model.info,
+            dtype=dtype,
+        ).to(device)
+
+    def save_pretrained(self, folder: str | Path, *, force: bool = False) -> None:
+        """Write a model folder: weights as safetensors, configuration as JSON, a card."""
+        save_model(
+            folder,
+            self.tokenizer,
+            self.prior,
+            info=self.info_,
+            sampler_options=self.sampler.model_dump(mode="json"),
+            force=force,
+        )
+
+    def to(self, device: str | torch.device) -> Pipeline:
+        """Move the model; returns itself."""
+        self.tokenizer.to(device)
+        if self.prior is not None:
+            self.prior.to(device)
+            self._denoiser = optimize_for_inference(self.prior, dtype=self.dtype)
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.tokenizer.device
+
+    # --- verbs --------------------------------------------------------------------------------------------------
+
+    def generate(self, *, height: int | None = None, width: int | None = None, **options: Unpack[Options]) -> Output:
+        """Make pictures from nothing, `height` x `width` cells (the model's own size by default)."""
+        return self._verb({"kind": "generate", "height": height, "width": width}, [], options)
+
+    def keep(self, image: Picture, region: Region | str, *, grow: int = 0, **options: Unpack[Options]) -> Output:
+        """Keep a region and remake everything else."""
+        return self._verb({"kind": "keep", "region": str(region), "grow": grow}, [image], options)
+
+    def inpaint(self, image: Picture, region: Region | str, *, grow: int = 0, **options: Unpack[Options]) -> Output:
+        """Remake a region (or the white part of a mask) and keep everything else."""
+        return self._verb({"kind": "inpaint", "region": str(region), "grow": grow}, [image], options)
+
+    def stitch(
+        self,
+        pieces: Sequence[Piece],
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        seam: int = 0,
+        **options: Unpack[Options],
+    ) -> Output:
+        """Lay pieces of several pictures on a `height` x `width` grid and fill the gaps; later pieces lie on top."""
+        images: list[Any] = []
+        rows = []
+        for piece in pieces:
+            known = [i for i, image in enumerate(images) if image is piece.image]
+            if not known:
+                images.append(piece.image)
+            source = known[0] if known else len(images) - 1
+            rows.append({"source": source, "region": str(piece.region), "to": piece.to})
+        request = {"kind": "stitch", "pieces": rows, "height": height, "width": width, "seam": seam}
+        return self._verb(request, images, options)
+
+    def extend(
+        self,
+        image: Picture,
+        *,
+        top: int = 0,
+        right: int = 0,
+        bottom: int = 0,
+        left: int = 0,
+        seam: int = 0,
+        **options: Unpack[Options],
+    ) -> Output:
+        """Grow a picture by rows and columns of cells."""
+        request = {"kind": "extend", "top": top, "right": right, "bottom": bottom, "left": left, "seam": seam}
+        return self._verb(request, [image], options)
+
+    def variations(self, image: Picture, amount: float = 0.3, **options: Unpack[Options]) -> Output:
+        """Remake a random share of the cells, another one for each result."""
+        return self._verb({"kind": "variations", "amount": amount}, [image], options)
+
+    def heal(self, image: Picture, amount: float = 0.1, **options: Unpack[Options]) -> Output:
+        """Remake the share of cells that surprise the model most."""
+        return self._verb({"kind": "heal", "amount": amount}, [image], options)
+
+    def __call__(self, codes: CodeGrid | torch.Tensor, **options: Unpack[Options]) -> Output:
+        """Fill the empty cells (-1) of a grid `(h, w)`: what all verbs come down to."""
+        grid = codes if isinstance(codes, CodeGrid) else CodeGrid(codes, self.tokenizer.codebook_size, self.identity)
+        return self._verb({"kind": "fill"}, [grid], options)
+
+    def interrupt(self) -> None:
+        """Stop after the current step; the verb raises KeyboardInterrupt and finished results are kept."""
+        self._interrupted = True
+
+    def _verb(self, verb: dict[str, Any], images: Sequence[Any], options: Options) -> Output:
+        given = dict(options)
+        callback = cast("StepCallback | None", given.pop("callback_on_step_end", None))
+        record = bool(given.pop("record_history", False))
+        generator = given.pop("generator", None)
+        if generator is not None:
+            generators = [generator] if isinstance(generator, torch.Generator) else list(cast("Any", generator))
+            seeds = [int(torch.randint(ask.MAX_SEED, (), generator=g)) for g in generators]
+            if len(seeds) > 1:
+                one = {**given, "num_images": 1}
+                requests = [self.request(verb, {**one, "seed": seed}) for seed in seeds]
+                return _join([self.run(r, images, callback=callback, record_history=record) for r in requests])
+            given["seed"] = seeds[0]
+        return self.run(self.request(verb, given), images, callback=callback, record_history=record)
+
+    def request(self, verb: dict[str, Any], options: dict[str, Any]) -> ask.Request:
+        """A validated request from a verb's own fields and the shared options, on top of the model's defaults.
+
+        Raises UsageError naming the first field that is wrong.
+        """
+        sampler_fields = set(SamplerOptions.model_fields)
+        given = {k: v for k, v in options.items() if k not in sampler_fields | {"sampler", "preset"}}
+        preset = options.get("preset")
+        if preset is not None and preset not in PRESETS:
+            raise UsageError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}", field="preset")
+        base = options.get("sampler") or self.sampler
+        sampler = {
+            **base.model_dump(),
+            **(PRESETS[preset] if preset else {}),
+            **{k: v for k, v in options.items() if k in sampler_fields and v is not None},
+        }
+        try:
+            return ask.request_adapter.validate_python({**verb, **given, "sampler": sampler})
+        except ValidationError as error:
+            raise _usage_error(error) from None
+
+    # --- running a request --------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        request: ask.Request,
+        images: Sequence[Picture] = (),
+        *,
+        callback: StepCallback | None = None,
+        record_history: bool = False,
+    ) -> Output:
+        """All results of a request."""
+        results = list(self.results(request, images, callback=callback, record_history=record_history))
+        return self.collect(request, results)
+
+    def collect(self, request: ask.Request, results: Sequence[Result]) -> Output:
+        """One output of results that came one by one."""
+        return Output(
+            images=[r.image for r in results],
+            codes=torch.stack([r.codes for r in results]),
+            seeds=[r.seed for r in results],
+            params=request.model_dump(mode="json"),
+            codebook_size=self.tokenizer.codebook_size,
+            model=self.identity,
+            cell=self.tokenizer.cell,
+            history=merge_histories([r.history for r in results]),
+        )
+
+    def open(self, image: Picture) -> Opened:
+        """A picture as a source of codes and pixels; `.remark` says why its own codes are not used."""
+        return open_source(image, self.tokenizer, self.identity)
+
+    def show_mask(self, request: ask.Request, images: Sequence[Picture]) -> Image.Image:
+        """The picture a request would work on, with the cells it would fill hatched."""
+        sources = [self.open(image) for image in images]
+        job = lower(request, [s.source for s in sources], self._model())
+        base = job.original or (sources[0].source.picture if sources else None)
+        return marked(base, job.codes[0] == EMPTY, self.tokenizer.cell, job.size)
+
+    def results(
+        self,
+        request: ask.Request,
+        images: Sequence[Picture] = (),
+        *,
+        batch: int = BATCH,
+        callback: StepCallback | None = None,
+        on_step: Callable[[int, FillStep], None] | None = None,
+        record_history: bool = False,
+    ) -> Iterator[Result]:
+        """Results one by one, as they are finished, `batch` of them filled together.
+
+        `on_step(first index of the batch, step)` watches; `callback` may edit the codes (see `StepCallback`).
+        Raises UsageError for a request that does not fit, KeyboardInterrupt after `interrupt()`.
+        """
+        denoiser = self._require_prior()
+        self._interrupted = False
+        sources = [self.open(image) for image in images]
+        job = lower(request, [s.source for s in sources], self._model())
+        for first in range(0, len(job.codes), batch):
+            start = job.codes[first : first + batch]
+            seeds = [request.seed + first + i for i in range(len(start))]
+            final, history = start, []
+            steps = fill_steps(denoiser, start, seeds=seeds, options=request.sampler)
+            edited: Codes | None = None
+            while True:
+                try:
+                    step = steps.send(edited) if edited is not None else next(steps)
+                except StopIteration:
+                    break
+                final, edited = step.codes, None
+                self.num_timesteps = step.of
+                if record_history:
+                    history.append(HistoryStep(step.index, step.codes, step.revealed))
+                if on_step is not None:
+                    on_step(first, step)
+                if callback is not None:
+                    left = int((final == EMPTY).sum())
+                    edited = final = callback(self, step.index, left, {"codes": final.clone()})["codes"]
+                if self._interrupted:
+                    raise KeyboardInterrupt
+            yield from self._finish(request, job, first, final, history, sources)
+
+    def _finish(
+        self,
+        request: ask.Request,
+        job: FillJob,
+        first: int,
+        codes: Codes,
+        history: list[HistoryStep],
+        sources: Sequence[Opened],
+    ) -> Iterator[Result]:
+        for i, grid in enumerate(codes):
+            index = first + i
+            width, height = job.size
+            decoded = self.tokenizer.decode_tiled(grid[None])[:, :, :height, :width]
+            image = to_pil(decoded)[0]
+            if job.original is not None and job.regenerate is not None:
+                mask = job.regenerate[index if len(job.regenerate) > 1 else 0]
+                image = paste(job.original, image, mask, feather=job.feather)
+            own = request.model_copy(update={"seed": request.seed + index, "num_images": 1})
+            recipe = recipes.make(
+                own.model_dump(mode="json"),
+                codes=CodeGrid(grid, self.tokenizer.codebook_size, self.identity),
+                filled=job.codes[index] == EMPTY,
+                model=self.name,
+                sources=[s.provenance for s in sources],
+                pasted=job.original is not None,
+            )
+            mine = [HistoryStep(s.step, s.codes[i : i + 1], s.revealed[i : i + 1]) for s in history]
+            yield Result(index, recipes.embed(image, recipe), grid, own.seed, mine)
+
+    # --- looking ------------------------------------------------------------------------------------------------
+
+    def encode(self, image: Picture) -> CodeGrid:
+        """The codes of a picture: its own if it carries them, else what the tokenizer sees."""
+        return CodeGrid(self.open(image).source.encode(None), self.tokenizer.codebook_size, self.identity)
+
+    def decode(self, codes: CodeGrid | Codes) -> list[Image.Image]:
+        """Pictures of a grid, or of codes `(n, h, w)`. Raises UsageError for empty cells or codes out of range."""
+        tensor = codes.codes[None] if isinstance(codes, CodeGrid) else codes
+        if isinstance(codes, CodeGrid) and codes.model and self.identity and codes.model != self.identity:
+            raise UsageError(f"these codes belong to another model than {self.name}; decode them with their own")
+        try:
+            check_codes(tensor, self.tokenizer.codebook_size)
+        except ValueError as error:
+            raise UsageError(str(error), field="codes") from None
+        return [to_pil(self.tokenizer.decode_tiled(grid[None]))[0] for grid in tensor]
+
+    def reconstruct(self, image: Picture) -> Image.Image:
+        """The picture as the model sees it: encoded and decoded, at its own size."""
+        opened = self.open(image)
+        width, height = opened.source.size
+        return self.decode(opened.source.encode(None)[None])[0].crop((0, 0, width, height))
+
+    def score(self, image: Picture, *, seed: int = 0) -> Score:
+        """How likely the model finds the picture's codes, in bits, and where it is surprised."""
+        denoiser = self._require_prior()
+        opened = self.open(image)
+        codes = opened.source.encode(None)[None]
+        bits = float(elbo_bits(denoiser, codes, seed=seed)[0])
+        cells = surprise(denoiser, codes)[0]
+        values = 3 * opened.source.size[0] * opened.source.size[1]
+        picture = surprise_map(cells, self.tokenizer.cell, opened.source.size)
+        return Score(bits, bits * codes.numel() / values, cells, picture)
+
+    def check_replay(self, image: Picture) -> tuple[Output, int]:
+        """Fill again what a picture's recipe says was filled; the result, and how many cells differ from its codes.
+
+        Raises UsageError if the picture carries no recipe, or codes of another model.
+        """
+        picture = image if isinstance(image, Image.Image) else open_image(cast("str | Path", image))
+        recipe = recipes.read(picture)
+        if recipe is None:
+            raise UsageError("this picture carries no smalti recipe: nothing to replay")
+        grid = recipe.grid_codes(self.tokenizer.codebook_size)
+        if recipe.model.sha256 not in (None, self.identity):
+            raise UsageError(f"this picture was made by {recipe.model.name}, not by this {self.name}: give -m")
+        start = grid.masked(recipe.filled_mask())
+        sampler = SamplerOptions.model_validate(recipe.params["sampler"])
+        output = self(start, sampler=sampler, seed=recipe.seed)
+        return output, output.grids[0].count_different(grid)
+
+    @classmethod
+    def replay(cls, image: Picture, *, model: str | Path | None = None) -> Output:
+        """Make a picture again from its recipe, with the model that it names (or another place to find it)."""
+        picture = image if isinstance(image, Image.Image) else open_image(cast("str | Path", image))
+        recipe = recipes.read(picture)
+        if recipe is None:
+            raise UsageError("this picture carries no smalti recipe: nothing to replay")
+        return cls.from_pretrained(model or recipe.model.name).check_replay(picture)[0]
+
+    # --- parts --------------------------------------------------------------------------------------------------
+
+    def _require_prior(self) -> Any:
+        if self._denoiser is None:
+            raise ModelError(f"{self.name} is a tokenizer only: it can encode and decode, but not fill; train a prior")
+        return self._denoiser
+
+    def _model(self) -> Model:
+        prior = self.prior
+        window = prior.window if prior is not None else (16, 16)
+        return Model(self.tokenizer.cell, window, lambda codes: surprise(self._require_prior(), codes[None])[0])
+
+
+def _usage_error(error: ValidationError) -> UsageError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    message = first["msg"].removeprefix("Value error, ")
+    return UsageError(f"{where}: {message}" if where else message, field=where or None)
+
+
+def _join(outputs: Sequence[Output]) -> Output:
+    first = outputs[0]
+    return Output(
+        images=[image for o in outputs for image in o.images],
+        codes=torch.cat([o.codes for o in outputs]),
+        seeds=[seed for o in outputs for seed in o.seeds],
+        params=first.params,
+        codebook_size=first.codebook_size,
+        model=first.model,
+        cell=first.cell,
+        history=merge_histories([o.history or [] for o in outputs]),
+    )

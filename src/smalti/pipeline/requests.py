@@ -1,0 +1,126 @@
+"""One validated request per verb: the same object behind Python methods, CLI commands, HTTP jobs and PNG recipes.
+
+Sizes and places are in cells unless a field says pixels. A request names its pictures by their place in the list of
+sources that travels beside it; it holds no pixels and no paths, so it is plain JSON.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from smalti.sampling import SamplerOptions
+
+Cells = Annotated[int, Field(ge=0, le=512)]
+Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+MAX_SEED = 2**32 - 1
+
+
+class VerbRequest(BaseModel):
+    """What every verb takes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_images: int = Field(1, ge=1, le=4096, description="how many results")
+    seed: int = Field(0, ge=0, le=MAX_SEED, description="result i uses seed + i")
+    sampler: SamplerOptions = Field(SamplerOptions(), description="order, schedule, steps, temperature ...")
+
+
+class EditRequest(VerbRequest):
+    """A verb that changes a picture and gives the rest of it back."""
+
+    paste_original: bool = Field(True, description="kept pixels come back byte-identical")
+    feather: int = Field(6, ge=0, le=64, description="pixels over which a change fades in, inside the changed area")
+
+
+class Generate(VerbRequest):
+    """Make pictures from nothing, of any size."""
+
+    kind: Literal["generate"] = "generate"
+    height: int | None = Field(None, ge=1, le=4096, description="rows of cells; the model's own by default")
+    width: int | None = Field(None, ge=1, le=4096, description="columns of cells; the model's own by default")
+
+
+class Keep(EditRequest):
+    """Keep a region and remake everything else."""
+
+    kind: Literal["keep"] = "keep"
+    region: str = Field(description="what stays")
+    grow: Cells = Field(0, description="also remake this many rings of cells inside the kept region's rim")
+
+
+class Inpaint(EditRequest):
+    """Remake a region and keep everything else."""
+
+    kind: Literal["inpaint"] = "inpaint"
+    region: str = Field(description="what is remade")
+    grow: Cells = Field(0, description="also remake this many rings of cells around the region")
+
+
+class StitchPiece(BaseModel):
+    """A part of a source and where it goes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: int = Field(ge=0, description="which source, counted from 0")
+    region: str = Field(description="what is taken")
+    to: tuple[int, int] | None = Field(None, description="row, column of the region's top left; in place by default")
+
+
+class Stitch(VerbRequest):
+    """Lay pieces of several pictures on an empty grid and fill the gaps."""
+
+    kind: Literal["stitch"] = "stitch"
+    pieces: tuple[StitchPiece, ...] = Field(min_length=1, description="later ones win where they overlap")
+    height: int | None = Field(None, ge=1, le=4096, description="rows of cells; the first source's by default")
+    width: int | None = Field(None, ge=1, le=4096, description="columns of cells; the first source's by default")
+    seam: Cells = Field(0, description="also remake this many rings of cells inside the rim of each piece")
+
+
+class Extend(EditRequest):
+    """Grow a picture beyond its borders."""
+
+    kind: Literal["extend"] = "extend"
+    top: Cells = Field(0, description="rows of cells to add above")
+    right: Cells = Field(0, description="columns of cells to add on the right")
+    bottom: Cells = Field(0, description="rows of cells to add below")
+    left: Cells = Field(0, description="columns of cells to add on the left")
+    seam: Cells = Field(0, description="also remake this many cells of the picture along the new margin")
+
+    @model_validator(mode="after")
+    def _grows(self) -> Extend:
+        if not (self.top or self.right or self.bottom or self.left):
+            raise ValueError("nothing to add: give at least one of top, right, bottom, left")
+        return self
+
+
+class Variations(EditRequest):
+    """Empty a random share of the cells, a new choice for every result, and fill them again."""
+
+    kind: Literal["variations"] = "variations"
+    amount: Share = Field(0.3, description="share of the cells that is remade, 0..1")
+    feather: int = Field(2, ge=0, le=64, description="pixels over which a change fades in, inside the changed area")
+
+
+class Heal(EditRequest):
+    """Empty the cells that surprise the model most and fill them again."""
+
+    kind: Literal["heal"] = "heal"
+    amount: Share = Field(0.1, description="share of the cells that is remade, 0..1")
+    feather: int = Field(2, ge=0, le=64, description="pixels over which a change fades in, inside the changed area")
+
+
+class Fill(VerbRequest):
+    """Fill the empty cells of a given grid: the primitive that all other verbs are lowered to."""
+
+    kind: Literal["fill"] = "fill"
+
+
+Request = Annotated[
+    Generate | Keep | Inpaint | Stitch | Extend | Variations | Heal | Fill, Field(discriminator="kind")
+]
+"""Any verb; `kind` says which."""
+
+request_adapter: TypeAdapter[Request] = TypeAdapter(Request)
+"""Parses a request from JSON."""
