@@ -184,7 +184,7 @@ def test_configuration_is_checked() -> None:
         PriorConfig(d_model=12, n_heads=2)
     with pytest.raises(ValueError, match="n_head"):
         PriorConfig(n_head=4)  # type: ignore[call-arg]
-    with pytest.raises(KeyError, match="tiny, small"):
+    with pytest.raises(KeyError, match="tiny, mini, small"):
         named_size("huge")
     config = named_size("small", codebook_size=512)
     assert PriorConfig.model_validate_json(config.model_dump_json()) == config

@@ -8,6 +8,7 @@ stored, or how a training run is organised.
 from __future__ import annotations
 
 from smalti.prior.config import SIZES, PriorConfig, named_size
+from smalti.prior.kernels import InferenceDenoiser, fastest_dtype, optimize_for_inference
 from smalti.prior.masking import Noised, RatioLaw, exact_masks, hide, mask_counts, q_sample, q_sample_fixed, quantile
 from smalti.prior.objectives import (
     LossTerms,
@@ -26,6 +27,9 @@ __all__ = [
     "PriorConfig",
     "SIZES",
     "named_size",
+    "InferenceDenoiser",
+    "optimize_for_inference",
+    "fastest_dtype",
     "LossTerms",
     "ObjectiveOptions",
     "training_loss",

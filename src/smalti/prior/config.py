@@ -95,6 +95,7 @@ class PriorConfig(BaseModel):
 SIZES: Final[MappingProxyType[str, dict[str, Any]]] = MappingProxyType(
     {
         "tiny": {"d_model": 64, "n_layers": 2, "n_heads": 1},
+        "mini": {"d_model": 256, "n_layers": 4, "n_heads": 4},
         "small": {"d_model": 320, "n_layers": 4, "n_heads": 5},
         "medium": {"d_model": 384, "n_layers": 6, "n_heads": 3},
         "large": {"d_model": 768, "n_layers": 11, "n_heads": 6, "qk_norm": True, "registers": 4},

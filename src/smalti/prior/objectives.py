@@ -19,6 +19,7 @@ from typing import Annotated, Literal, NamedTuple, Protocol
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from smalti.prior.masking import (
     Noised,
@@ -103,15 +104,16 @@ def ask(
     """
     mask = noised.mask.flatten(1)  # (n, N)
     rows = mask.flatten().nonzero().squeeze(1).to(codes.device)  # (total,)
-    logits = denoiser(noised.codes, label=label, rows=rows).float()  # (total, K)
-    lse = logits.logsumexp(dim=-1)  # (total,)
-    targets = codes.flatten().index_select(0, rows)
-    fit = logits.gather(1, targets[:, None]).squeeze(1)
+    logits = denoiser(noised.codes, label=label, rows=rows)  # (total, K)
+    targets = codes.flatten().index_select(0, rows)[:, None]
+    logp = F.log_softmax(logits, dim=-1, dtype=torch.float32)
+    fit = logp.gather(1, targets).squeeze(1)  # (total,)
+    lse = logits.gather(1, targets).squeeze(1).float() - fit  # cheaper than a second pass over all logits
     if label_smoothing > 0:
-        fit = (1 - label_smoothing) * fit + label_smoothing * logits.mean(dim=-1)
+        fit = (1 - label_smoothing) * fit + label_smoothing * logp.mean(dim=-1)
     empty = torch.zeros(mask.numel(), device=codes.device)
     return Answers(
-        empty.index_copy(0, rows, lse - fit).view(mask.shape),
+        empty.index_copy(0, rows, -fit).view(mask.shape),
         empty.index_copy(0, rows, lse).view(mask.shape),
         mask.sum(dim=1).to(codes.device),
     )
