@@ -9,7 +9,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smalti.prior import AbsorbingTransformer, fastest_dtype, kernels, named_size, optimize_for_inference, training_loss
+from smalti.prior import (
+    AbsorbingTransformer,
+    fastest_dtype,
+    kernels,
+    named_size,
+    optimize_for_inference,
+    stratified_elbo,
+    training_loss,
+)
 from smalti.prior.attention import attend, explicit_attention, rotate
 from smalti.types import EMPTY
 
@@ -58,6 +66,16 @@ def test_bfloat16_is_close_and_answers_in_float32(model: AbsorbingTransformer) -
     assert not logits.requires_grad
     assert denoiser.dtype == torch.bfloat16
     assert 0 < float((logits - exact).std()) < 0.05 * float(exact.std())
+
+
+def test_the_likelihood_survives_rounding(build: Callable[..., AbsorbingTransformer]) -> None:
+    model = build(d_model=64, n_heads=1)
+    codes = half_empty(model, 16).clamp(min=0)
+    exact, rough = (
+        stratified_elbo(denoiser, codes, strata=4, generator=torch.Generator().manual_seed(0))
+        for denoiser in (model, optimize_for_inference(model, "bfloat16"))
+    )
+    assert float(rough.mean()) == pytest.approx(float(exact.mean()), abs=0.02)
 
 
 def test_the_given_model_is_left_alone(build: Callable[..., AbsorbingTransformer]) -> None:

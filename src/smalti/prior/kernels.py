@@ -46,10 +46,12 @@ class InferenceDenoiser:
     def __init__(self, network: AbsorbingTransformer) -> None:
         self.network = network
 
-    def __call__(self, codes: Codes, positions: Tensor | None = None, label: Tensor | None = None) -> Logits:
+    def __call__(
+        self, codes: Codes, positions: Tensor | None = None, label: Tensor | None = None, *, rows: Tensor | None = None
+    ) -> Logits:
         """As `AbsorbingTransformer.forward`."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            logits: Tensor = self.network(codes, positions, label)
+            logits: Tensor = self.network(codes, positions, label, rows=rows)
             return logits.float()
 
     @property
