@@ -15,7 +15,7 @@ LAYOUTS = {
     "official": {"position": "learned", "bias": True, "initialisation": "torch"},
     "ours": {},
     "rope": {"position": "rope", "norm": "rmsnorm", "activation": "swiglu", "mlp_ratio": 8 / 3},
-    "everything": {"registers": 3, "n_classes": 2, "qk_norm": True, "tied_head": True, "position_dropout": 0.2},
+    "everything": {"registers": 3, "n_classes": 2, "qk_norm": True, "tied_head": True, "position_optional": True},
     "one block": {"n_layers": 1, "registers": 1},
 }
 

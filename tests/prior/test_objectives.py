@@ -30,6 +30,7 @@ from smalti.prior.objectives import (
     mlm,
     paper_loss,
     reweighted_elbo,
+    rolled,
 )
 from smalti.types import EMPTY
 
@@ -227,3 +228,13 @@ def test_paper_losses_of_an_empty_mask_are_zero(build: Callable[..., AbsorbingTr
         terms = paper_loss(build(), codes, noised, torch.tensor([1, 2]), 10, objective)  # type: ignore[arg-type]
         assert terms.per_sample.tolist() == [0, 0]
         assert float(terms.loss.detach()) == 0
+
+
+def test_rolled_pictures_keep_their_rows_and_are_unplaced() -> None:
+    codes = torch.arange(8 * 3 * 5).view(8, 3, 5)
+    moved, placed = rolled(codes, 0.5, torch.Generator().manual_seed(0))
+    assert placed.any()
+    assert not placed.all()
+    assert torch.equal(moved[placed], codes[placed])
+    for before, after in zip(codes, moved, strict=True):
+        assert any(torch.equal(after, before.roll(k, dims=1)) for k in range(5))

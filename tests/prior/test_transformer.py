@@ -157,14 +157,15 @@ def test_a_new_model_starts_as_the_identity() -> None:
         assert torch.equal(block(x, model._layout(torch.Size((4, 5))).phases), x)
 
 
-def test_position_dropout_only_in_training(build: Build) -> None:
-    model = build(position_dropout=0.5)
-    codes = codes_for(model, n=1).expand(16, -1, -1)
-    assert torch.allclose(model(codes)[0], model(codes)[1])
-    model.train()
-    torch.manual_seed(0)
+def test_unplaced_samples_do_not_see_the_table(build: Build) -> None:
+    model = build(position_optional=True)
+    codes = codes_for(model, n=1).expand(2, -1, -1)
+    both = model(codes, placed=torch.tensor([True, False]))
+    assert torch.allclose(both[0], model(codes)[0], atol=1e-6)
     with torch.no_grad():
-        assert len({round(float(row.sum()), 3) for row in model(codes)}) == 2  # with the table, or without
+        model.position_embedding.zero_()
+    assert torch.allclose(both[1], model(codes)[1], atol=1e-6)
+    assert not torch.allclose(both[0], both[1])
 
 
 def test_paper_size() -> None:

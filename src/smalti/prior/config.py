@@ -53,8 +53,9 @@ class PriorConfig(BaseModel):
     position: Position = "rope+learned"
     """How cells know where they are: "learned" = one added vector per cell; "rope" = axial rotary
     phases, half by row and half by column."""
-    position_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of training samples that go without the learned table, so that the weights also work without it."""
+    position_optional: bool = False
+    """Trained also without the learned table (objective option `roll`): canvases wider than the window, where a window
+    is no longer the whole picture, are then filled without it. Needs "rope+learned"."""
     rope_theta: Annotated[float, Field(gt=1)] = 100.0
     """Slowest rotary phase turns once per about 2 pi theta cells; 100 is enough for windows of 16 to 64 cells."""
     registers: Annotated[int, Field(ge=0)] = 0
@@ -71,6 +72,8 @@ class PriorConfig(BaseModel):
     def _fits_together(self) -> PriorConfig:
         if self.d_model % self.n_heads:
             raise ValueError(f"d_model {self.d_model} is not a multiple of n_heads {self.n_heads}")
+        if self.position_optional and self.position != "rope+learned":
+            raise ValueError(f'position_optional needs position "rope+learned", not "{self.position}"')
         if "rope" in self.position and self.head_dim % 4:
             raise ValueError(f"rotary positions need a head dimension divisible by 4, not {self.head_dim}")
         return self

@@ -43,16 +43,47 @@ class InferenceDenoiser:
     Has what the samplers need: a call `(codes, positions, label)`, `codebook_size`, `window`, `device`.
     """
 
-    def __init__(self, network: AbsorbingTransformer) -> None:
-        self.network = network
+    def __init__(self, network: AbsorbingTransformer, *, placed: bool = True) -> None:
+        """`placed=False`: windows are cut-outs of a larger canvas, asked without the learned position table."""
+        self.network, self.placed = network, placed
 
     def __call__(
-        self, codes: Codes, positions: Tensor | None = None, label: Tensor | None = None, *, rows: Tensor | None = None
+        self,
+        codes: Codes,
+        positions: Tensor | None = None,
+        label: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        placed: Tensor | None = None,
     ) -> Logits:
         """As `AbsorbingTransformer.forward`."""
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            logits: Tensor = self.network(codes, positions, label, rows=rows)
-            return logits.float()
+            if rows is not None or not self._one_by_one:
+                return self._ask(codes, positions, label, rows, placed)
+            return torch.cat(
+                [
+                    self._ask(codes[i : i + 1], _row(positions, i), _row(label, i), None, _row(placed, i))
+                    for i in range(len(codes))
+                ]
+            )
+
+    @property
+    def _one_by_one(self) -> bool:
+        # A CPU is as fast with one window of 256 rows as with many, and bfloat16 products may round differently in a
+        # larger batch: asked one by one, a picture's codes do not depend on its neighbours in the batch.
+        return self.device.type == "cpu" and self.dtype == torch.bfloat16
+
+    def _ask(
+        self, codes: Codes, positions: Tensor | None, label: Tensor | None, rows: Tensor | None, placed: Tensor | None
+    ) -> Logits:
+        if placed is None and not self.placed:
+            placed = torch.zeros(len(codes), dtype=torch.bool, device=codes.device)
+        logits: Tensor = self.network(codes, positions, label, rows=rows, placed=placed)
+        return logits.float()
+
+    def unplaced(self) -> InferenceDenoiser:
+        """The same network for windows of a larger canvas; itself if it was not trained for that."""
+        return InferenceDenoiser(self.network, placed=False) if self.network.config.position_optional else self
 
     @property
     def codebook_size(self) -> int:
@@ -85,3 +116,7 @@ def optimize_for_inference(model: AbsorbingTransformer, dtype: DType = "auto") -
     network = copy.deepcopy(model).eval().requires_grad_(False)
     network.blocks.to(chosen)
     return InferenceDenoiser(network)
+
+
+def _row(values: Tensor | None, i: int) -> Tensor | None:
+    return None if values is None else values[i : i + 1]

@@ -43,7 +43,13 @@ class RowDenoiser(Protocol):
     """What an objective needs of a network: an `AbsorbingTransformer`, also wrapped for distributed training."""
 
     def __call__(
-        self, codes: Codes, positions: Tensor | None = None, label: Tensor | None = None, *, rows: Tensor | None = None
+        self,
+        codes: Codes,
+        positions: Tensor | None = None,
+        label: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        placed: Tensor | None = None,
     ) -> Logits: ...
 
 
@@ -62,6 +68,9 @@ class ObjectiveOptions(BaseModel):
     """For "beta": weight of the squared log normaliser of the logits, which keeps them from drifting."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """For "beta": share of the target spread over all codes; more than 0 biases the likelihood."""
+    roll: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of samples that are rolled sideways by a random number of columns and shown without the learned position
+    table: what a window on a wide canvas looks like. Needs a prior with `position_optional`."""
     total_steps: Annotated[int, Field(ge=1)] = 256
     """For the paper's objectives: diffusion steps T."""
     schedule: Literal["random", "fixed"] = "random"
@@ -96,7 +105,13 @@ class Answers(NamedTuple):
 
 
 def ask(
-    denoiser: RowDenoiser, codes: Codes, noised: Noised, label: Tensor | None = None, *, label_smoothing: float = 0.0
+    denoiser: RowDenoiser,
+    codes: Codes,
+    noised: Noised,
+    label: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+    placed: Tensor | None = None,
 ) -> Answers:
     """Cross entropy of the clean `codes` `(n, ...)` at the masked cells of `noised`, in float32.
 
@@ -104,7 +119,7 @@ def ask(
     """
     mask = noised.mask.flatten(1)  # (n, N)
     rows = mask.flatten().nonzero().squeeze(1).to(codes.device)  # (total,)
-    logits = denoiser(noised.codes, label=label, rows=rows)  # (total, K)
+    logits = denoiser(noised.codes, label=label, rows=rows, placed=placed)  # (total, K)
     targets = codes.flatten().index_select(0, rows)[:, None]
     logp = F.log_softmax(logits, dim=-1, dtype=torch.float32)
     fit = logp.gather(1, targets).squeeze(1)  # (total,)
@@ -176,9 +191,10 @@ def beta_loss(
     *,
     z_loss: float = 0.0,
     label_smoothing: float = 0.0,
+    placed: Tensor | None = None,
 ) -> LossTerms:
     """Mean cross entropy per masked cell of each sample, nats, averaged over the batch, plus the z-loss."""
-    answers = ask(denoiser, codes, noised, label, label_smoothing=label_smoothing)
+    answers = ask(denoiser, codes, noised, label, label_smoothing=label_smoothing, placed=placed)
     ce_sum, counts = answers.cross_entropy.sum(dim=1), answers.counts
     values = mlm(ce_sum, counts)
     loss = values.mean()
@@ -213,6 +229,9 @@ def training_loss(
         mask = noise(torch.zeros(n, cells, dtype=torch.int64), t, options.total_steps, uniforms).mask.view(codes.shape)
         noised = Noised(hide(codes, mask.to(codes.device)).codes, mask)
         return paper_loss(denoiser, codes, noised, t.to(codes.device), options.total_steps, options.name, label)
+    placed = None
+    if options.roll:
+        codes, placed = rolled(codes, options.roll, generator)
     ratios = quantile(options.ratio, stratified(n, float(torch.rand((), generator=generator))))
     counts = mask_counts(ratios, cells)
     if options.complementary:
@@ -221,8 +240,30 @@ def training_loss(
     if options.complementary:
         mask, codes = complementary_pairs(mask), torch.cat([codes, codes])
         label = None if label is None else torch.cat([label, label])
+        placed = None if placed is None else torch.cat([placed, placed])
     noised = Noised(hide(codes, mask.to(codes.device)).codes, mask)
-    return beta_loss(denoiser, codes, noised, label, z_loss=options.z_loss, label_smoothing=options.label_smoothing)
+    return beta_loss(
+        denoiser,
+        codes,
+        noised,
+        label,
+        z_loss=options.z_loss,
+        label_smoothing=options.label_smoothing,
+        placed=placed,
+    )
+
+
+def rolled(codes: Codes, share: float, generator: torch.Generator | None = None) -> tuple[Codes, Tensor]:
+    """Roll a random `share` of codes `(n, h, w)` by random numbers of columns; returns them and `placed` bool `(n,)`.
+
+    A rolled picture's right edge meets its left edge, as pictures meet on a panorama; False marks it as unplaced.
+    """
+    n, _, w = codes.shape
+    placed = torch.rand(n, generator=generator) >= share
+    shift = torch.randint(w, (n,), generator=generator).masked_fill(placed, 0)
+    columns = (torch.arange(w)[None, :] - shift[:, None]) % w  # (n, w)
+    index = columns[:, None, :].expand(codes.shape).to(codes.device)
+    return codes.gather(2, index), placed.to(codes.device)
 
 
 # --- likelihood -------------------------------------------------------------------------------------------------------

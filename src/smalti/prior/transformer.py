@@ -182,6 +182,7 @@ class AbsorbingTransformer(nn.Module):
         label: Tensor | None = None,
         *,
         rows: Tensor | None = None,
+        placed: Tensor | None = None,
     ) -> Logits:
         """Logits at all cells, at some cells of each window, or at some cells of the whole batch.
 
@@ -191,6 +192,7 @@ class AbsorbingTransformer(nn.Module):
         label: int64 `(n,)`, -1 = none; only for a model with classes.
         rows: instead of positions, int64 `(total,)` indices into the `n * cells` cells of the batch; logits
             `(total, K)`. This is what training needs, where each sample has another number of masked cells.
+        placed: bool `(n,)`, False = without the learned position table: the window is a cut-out, not a whole picture.
 
         Returns float32 logits (bfloat16 under autocast). Raises ValueError for codes larger than the window.
         """
@@ -198,7 +200,7 @@ class AbsorbingTransformer(nn.Module):
             raise ValueError("give positions or rows, not both")
         layout = self._layout(codes.shape[1:])
         cells, phases = len(layout.cells), layout.phases
-        x = self._embed(codes.flatten(1), layout.cells, label)
+        x = self._embed(codes.flatten(1), layout.cells, label, placed)
         for block in self.blocks[:-1]:
             x = block(x, phases)
         last = self.blocks[-1]
@@ -211,7 +213,7 @@ class AbsorbingTransformer(nn.Module):
             x = last(x, phases)[:, :cells]  # (n, cells, d)
         return self._head(x)
 
-    def _embed(self, codes: Tensor, at: Tensor, label: Tensor | None) -> Tensor:
+    def _embed(self, codes: Tensor, at: Tensor, label: Tensor | None, placed: Tensor | None) -> Tensor:
         """codes `(n, L)` at window cells `(L,)` -> tokens `(n, L + extra, d)`."""
         config = self.config
         x = self.token_embedding(codes.masked_fill(codes == EMPTY, config.codebook_size))  # (n, L, d)
@@ -219,9 +221,8 @@ class AbsorbingTransformer(nn.Module):
             table: Tensor = self.position_embedding
             if codes.shape[1] != config.cells:
                 table = table[:, at]
-            if self.training and config.position_dropout > 0:
-                keep = torch.rand(len(codes), 1, 1, device=codes.device) >= config.position_dropout
-                table = table * keep.to(table.dtype)
+            if placed is not None:
+                table = table * placed[:, None, None].to(table.dtype)
             x = x + table
         extras = self._extras(len(codes), label)
         if extras is not None:
