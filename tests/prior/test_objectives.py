@@ -45,7 +45,13 @@ class ExactJoint:
         self.joint = table / table.sum()
 
     def __call__(
-        self, codes: Tensor, positions: Tensor | None = None, label: Tensor | None = None, *, rows: Tensor | None = None
+        self,
+        codes: Tensor,
+        positions: Tensor | None = None,
+        label: Tensor | None = None,
+        *,
+        rows: Tensor | None = None,
+        placed: Tensor | None = None,
     ) -> Tensor:
         logits = torch.stack([self.conditionals(row) for row in codes.flatten(1)])  # (n, N, K)
         assert rows is not None
