@@ -28,8 +28,7 @@ class ToyPrior:
 
     def __init__(self, joint: Tensor, window: tuple[int, int], codebook_size: int) -> None:
         n = window[0] * window[1]
-        if codebook_size**n > _LARGEST_TABLE:
-            raise UsageError(f"a table of {codebook_size}^{n} windows is too large; use a smaller window or codebook")
+        _check_table(n, codebook_size)
         if joint.numel() != codebook_size**n:
             raise UsageError(f"the joint needs {codebook_size}^{n} = {codebook_size**n} entries, not {joint.numel()}")
         self.window = window
@@ -45,6 +44,7 @@ class ToyPrior:
     @classmethod
     def random(cls, height: int, width: int, codebook_size: int, seed: int = 0, sharpness: float = 1.5) -> ToyPrior:
         """A joint without any structure: log-probabilities normal with standard deviation `sharpness`."""
+        _check_table(height * width, codebook_size)
         noise = torch.randn(codebook_size ** (height * width), generator=torch.Generator().manual_seed(seed))
         return cls((noise.double() * sharpness).exp(), (height, width), codebook_size)
 
@@ -131,6 +131,11 @@ class ToyTokenizer:
     def eval(self) -> ToyTokenizer:
         """Itself: there is no training mode."""
         return self
+
+
+def _check_table(n: int, codebook_size: int) -> None:
+    if codebook_size**n > _LARGEST_TABLE:
+        raise UsageError(f"a table of {codebook_size}^{n} windows is too large; use a smaller window or codebook")
 
 
 def _select(logits: Logits, positions: Tensor) -> Logits:

@@ -28,5 +28,5 @@ class Ancestral:
         cells = np.flatnonzero(empty).astype(np.int64)
         u = uniforms(seed, Purpose.ORDER, canvas_counters(*empty.shape).reshape(-1)[cells])
         step = np.minimum((u * schedule.steps).astype(np.int64), schedule.steps - 1)
-        counts = np.bincount(step, minlength=1)
-        return Arrangement(cells[np.argsort(step, kind="stable")], tuple(int(c) for c in counts if c))
+        counts = np.unique(step, return_counts=True)[1]
+        return Arrangement(cells[np.argsort(step, kind="stable")], tuple(counts.tolist()))
