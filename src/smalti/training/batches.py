@@ -1,0 +1,43 @@
+"""Which pictures a step sees, as a pure function of (seed, step): a resumed run needs no state to go on.
+
+Under several processes each takes its part of the same global batch, so this file does not change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import numpy.typing as npt
+
+from smalti.randomness import Purpose, permutation
+
+
+def derived_seed(seed: int, *names: str | int) -> int:
+    """A seed in 0..2^63-1 for one use of `seed`: different names give unrelated numbers."""
+    text = "/".join(str(part) for part in (seed, *names))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little") >> 1
+
+
+class Batches:
+    """Shuffled passes over `count` items in batches of `size`; a batch may reach into the next pass."""
+
+    def __init__(self, count: int, size: int, seed: int) -> None:
+        self.count, self.size = count, size
+        self._seed = derived_seed(seed, "order")
+        self._pass = (-1, np.empty(0, np.int64))  # the one permutation in use
+
+    def at(self, step: int) -> npt.NDArray[np.int64]:
+        """int64 `(size,)` indices of step `step` (from 0)."""
+        places = np.arange(step * self.size, (step + 1) * self.size)
+        epochs = places // self.count
+        return np.concatenate([self._shuffled(int(e))[places[epochs == e] % self.count] for e in np.unique(epochs)])
+
+    def epoch(self, step: int) -> float:
+        """Passes over the data after `step` steps."""
+        return step * self.size / self.count
+
+    def _shuffled(self, epoch: int) -> npt.NDArray[np.int64]:
+        if self._pass[0] != epoch:
+            self._pass = (epoch, permutation(self._seed, Purpose.MASK, self.count, step=epoch))
+        return self._pass[1]

@@ -1,0 +1,261 @@
+"""The second stage: codes to a prior. One loop; what it minimises lives in `smalti.prior.objectives`."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from smalti.errors import UsageError
+from smalti.prior import (
+    AbsorbingTransformer,
+    LossTerms,
+    ObjectiveOptions,
+    PriorConfig,
+    fastest_dtype,
+    stratified_elbo,
+    training_loss,
+)
+from smalti.sampling import SamplerOptions, fill
+from smalti.tokenizer import VQGAN
+from smalti.training.batches import Batches, derived_seed
+from smalti.training.checkpoints import State, load_optimizer
+from smalti.training.ema import Ema
+from smalti.training.grids import save_grid
+from smalti.training.progress import Report
+from smalti.training.runs import Interruption, RunFolder, StageFolder
+from smalti.training.schedules import Clock, LearningRate, Length
+from smalti.types import EMPTY
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+class PriorOptions(BaseModel):
+    """How the prior is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    length: Length = Length(steps=20_000)
+    """How long: `steps`, or `budget_minutes`."""
+    size: str = "small"
+    """Named size of the network: tiny, mini, small, medium, large, paper."""
+    model: dict[str, Any] = {}
+    """Fields of the network's configuration that differ from the named size."""
+    objective: ObjectiveOptions = ObjectiveOptions()
+    """The loss."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Pictures per optimizer step."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts in which a batch is computed, to save memory; a divisor of `batch`."""
+    learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=200)
+    """Learning rate and its course."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.03
+    """AdamW's decay of matrices; embeddings, norms and biases do not decay."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's decay rates."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the averaged weights, which are the ones that are kept."""
+    precision: Precision = "auto"
+    """Arithmetic of the network: auto = bfloat16 where the processor has it."""
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between two checkpoints."""
+    validate_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between two estimates of the likelihood of validation pictures."""
+    validation_pictures: Annotated[int, Field(ge=1)] = 128
+    """Validation pictures for that."""
+    sample_every: Annotated[int, Field(ge=1)] = 1000
+    """Steps between two grids of samples."""
+    samples: Annotated[int, Field(ge=0)] = 16
+    """Pictures per grid; 0 = no grids."""
+
+
+def train_prior(
+    codes: npt.NDArray[np.unsignedinteger[Any]] | Tensor,
+    config: PriorConfig,
+    options: PriorOptions,
+    run: RunFolder,
+    *,
+    validation: npt.NDArray[np.unsignedinteger[Any]] | Tensor | None = None,
+    tokenizer: VQGAN | None = None,
+    seed: int = 0,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+) -> AbsorbingTransformer:
+    """Train a prior on `codes` `(count, h, w)` and return its averaged weights, in evaluation mode.
+
+    codes: any integers 0..K-1; they are kept on `device` as a whole. validation: codes whose likelihood is estimated
+    now and then. tokenizer: draws the sample grids; None = no grids. resume: go on from the run's newest checkpoint.
+    Raises UsageError for codes and configuration that do not fit together; see `StageFolder.restore` for the rest.
+    """
+    device = torch.device(device)
+    table, held = resident(codes, config, device), None
+    if validation is not None and len(validation):
+        held = resident(validation[: options.validation_pictures], config, device)
+    if options.batch % options.accumulate:
+        raise UsageError(f"batch {options.batch} cannot be computed in {options.accumulate} equal parts")
+    stage = run.stage("prior")
+    state = stage.restore(resume)
+    batches = Batches(len(table), options.batch, seed)
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interruption() as wish:
+        torch.manual_seed(derived_seed(seed, "prior"))
+        network = AbsorbingTransformer(config).to(device).train()
+        ema = Ema(network, options.ema)
+        optimizer = torch.optim.AdamW(parameter_groups(network, options.weight_decay), betas=options.betas, fused=True)
+        step, clock, tally = 0, Clock(), Tally()
+        if state is not None:
+            network.load_state_dict(state["network"])
+            ema.model.load_state_dict(state["ema"])
+            load_optimizer(optimizer, state["optimizer"])
+            step, clock = int(state["step"]), Clock(state["elapsed"])
+        saved = step if state is not None else -1
+
+        def save() -> None:
+            nonlocal saved
+            if saved != step:
+                stage.save(step, snapshot(network, ema, optimizer, clock))
+                saved = step
+
+        while (progress := options.length.progress(step, clock.elapsed)) < 1:
+            rate = options.learning_rate.at(step, progress)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = table[torch.from_numpy(batches.at(step)).to(device)].long()  # (batch, h, w)
+            torch.manual_seed(derived_seed(seed, "prior", step))  # dropout, if any
+            generator = torch.Generator().manual_seed(derived_seed(seed, "masks", step))
+            for part in batch.chunk(options.accumulate):
+                with arithmetic(options.precision, device):
+                    terms = training_loss(network, part, options.objective, generator=generator)
+                torch.autograd.backward(terms.loss / options.accumulate)
+                tally.add(terms)
+            norm = nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            ema.update(network, step)
+            step += 1
+
+            values: dict[str, float] = {}
+            if step % options.validate_every == 0 and held is not None:
+                values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed)
+            if step % options.log_every == 0 or values:
+                values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
+                stage.report(
+                    Report("prior", step, options.length.progress(step, clock.elapsed), clock.elapsed,
+                           tally.pace(step * options.batch), values | {"epoch": batches.epoch(step)})
+                )  # fmt: skip
+            if tokenizer is not None and options.samples and step % options.sample_every == 0:
+                draw_samples(stage, step, ema.model, tokenizer, options, seed)
+            if step % options.checkpoint_every == 0:
+                save()
+            if wish.made:
+                save()
+                wish.grant()
+        save()
+    return ema.model
+
+
+# --- parts of the loop ------------------------------------------------------------------------------------------------
+
+
+def resident(codes: npt.NDArray[np.unsignedinteger[Any]] | Tensor, config: PriorConfig, device: torch.device) -> Tensor:
+    """Codes `(count, h, w)` on the device, in the smallest type that torch can index with: 512 bytes per 16x16."""
+    array = codes.cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes)
+    if array.ndim != 3 or not len(array):
+        raise UsageError(f"codes must have the shape (count, height, width), not {array.shape}")
+    if array.shape[1] > config.height or array.shape[2] > config.width:
+        raise UsageError(
+            f"pictures of {array.shape[1]}x{array.shape[2]} cells do not fit the prior's window of "
+            f"{config.height}x{config.width}"
+        )
+    if int(array.min()) < 0 or int(array.max()) >= config.codebook_size:
+        raise UsageError(
+            f"codes reach from {int(array.min())} to {int(array.max())}; the prior knows 0..{config.codebook_size - 1}"
+        )
+    small = np.int16 if config.codebook_size <= 2**15 else np.int32
+    return torch.from_numpy(array.astype(small)).to(device)
+
+
+def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; embeddings, tables, norms and biases do not."""
+    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if p.dim() == 2 and "embedding" not in name]
+    chosen = {id(p) for p in matrices}
+    rest = [p for _, p in named if id(p) not in chosen]
+    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16 where asked for, or where the processor has it."""
+    dtype = fastest_dtype(device) if precision == "auto" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+
+def snapshot(network: nn.Module, ema: Ema[Any], optimizer: torch.optim.Optimizer, clock: Clock) -> State:
+    """Everything a run needs to go on; batches, masks and dropout follow from the seed and the step."""
+    return {
+        "network": network.state_dict(),
+        "ema": ema.model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "elapsed": clock.elapsed,
+    }
+
+
+def validate(network: AbsorbingTransformer, codes: Tensor, precision: Precision, seed: int, part: int = 64) -> float:
+    """Bound on the bits per token of `codes`; the same masks each time, so that two values can be compared."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, "validation"))
+    with torch.no_grad(), arithmetic(precision, codes.device):
+        bits = [stratified_elbo(network, c.long(), strata=4, generator=generator) for c in torch.split(codes, part)]
+    return float(torch.cat(bits).mean())
+
+
+def draw_samples(
+    stage: StageFolder, step: int, network: AbsorbingTransformer, tokenizer: VQGAN, options: PriorOptions, seed: int
+) -> None:
+    """A grid of new pictures; the same seeds each time, so that one sees what training changes."""
+    empty = torch.full((options.samples, *network.window), EMPTY)
+    seeds = [seed + i for i in range(options.samples)]
+    with torch.no_grad(), arithmetic(options.precision, network.device):
+        codes = fill(network, empty, seeds=seeds, options=SamplerOptions(num_inference_steps=16))
+    images = tokenizer.decode(codes)
+    save_grid(images, stage.sample_path(step, "samples"))
+
+
+class Tally:
+    """Losses since the last line of metrics, kept on the device until then: no wait per step."""
+
+    def __init__(self) -> None:
+        self._terms: list[LossTerms] = []
+        self._clock = Clock()
+        self._images: int | None = None
+
+    def add(self, terms: LossTerms) -> None:
+        self._terms.append(LossTerms(*(t.detach() for t in terms)))
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last call: the loss, nats per masked cell, and the same in quarters of the masked share."""
+        nats, ratio = (torch.cat([getattr(t, name) for t in self._terms]).float() for name in ("nats", "ratio"))
+        values = {
+            "loss": float(torch.stack([t.loss for t in self._terms]).float().mean()),
+            "nats_per_masked": float(nats.mean()),
+        }
+        quarter = (ratio * 4).long().clamp(0, 3)
+        for i in range(4):
+            if (quarter == i).any():
+                values[f"nats_masked_{25 * i}_{25 * (i + 1)}"] = float(nats[quarter == i].mean())
+        self._terms.clear()
+        return values
+
+    def pace(self, images: int) -> float | None:
+        """Pictures per second since the last call, given the pictures so far; None at the first."""
+        before, clock = self._images, self._clock
+        self._images, self._clock = images, Clock()
+        return None if before is None else (images - before) / max(clock.elapsed, 1e-9)

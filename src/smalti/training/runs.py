@@ -1,0 +1,203 @@
+"""The folder of a training run, and the ways a run can be asked to stop.
+
+runs/faces/config.yaml      the recipe with everything filled in
+           env.json         versions and machine
+           metrics.jsonl    one line per report: stage, step, seconds, values
+           samples/         grids of pictures
+           cache/           pictures and codes made once
+           tokenizer/, prior/   checkpoints of each stage
+           model/           the result, a model folder
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import torch
+import yaml
+
+from smalti.errors import ModelError, OutputError
+from smalti.training.checkpoints import LAST, State, latest_checkpoint, load_checkpoint, save_checkpoint
+from smalti.training.progress import Progress, Report, SilentProgress
+
+
+class RunFolder:
+    """Where a run keeps its things. Nothing is created before the first write."""
+
+    def __init__(self, path: str | Path, progress: Progress | None = None) -> None:
+        self.path = Path(path)
+        self.progress: Progress = progress or SilentProgress()
+
+    @property
+    def cache(self) -> Path:
+        return self.path / "cache"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    def write_config(self, resolved: dict[str, Any]) -> None:
+        """Keep the complete recipe and the environment beside the results."""
+        _replace_text(self.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
+        _replace_text(self.path / "env.json", json.dumps(environment(), indent=1) + "\n")
+
+    def stage(self, name: str, *, keep: int = 2) -> StageFolder:
+        return StageFolder(self, name, keep)
+
+
+class StageFolder:
+    """The part of a run folder that belongs to one stage."""
+
+    def __init__(self, run: RunFolder, name: str, keep: int = 2) -> None:
+        self.run, self.name, self.keep = run, name, keep
+        self.checkpoints = run.path / name / "checkpoints"
+
+    def restore(self, resume: bool) -> State | None:
+        """The state to go on from; None for a fresh start.
+
+        Raises OutputError if a fresh start would mix with an earlier run, ModelError if there is nothing to resume.
+        """
+        path = latest_checkpoint(self.checkpoints, self.run.progress.message)
+        if not resume:
+            if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+                raise OutputError(
+                    f"{self.run.path} already holds a {self.name} run: go on with --resume, or choose another `run`"
+                )
+            return None
+        if path is None:
+            raise ModelError(f"nothing to resume: no complete {self.name} checkpoint in {self.checkpoints}")
+        state = load_checkpoint(path)
+        _drop_metrics_after(self.run.path / "metrics.jsonl", self.name, int(state["step"]))
+        self.run.progress.message(f"{self.name}: going on after step {state['step']}")
+        return state
+
+    def started(self) -> bool:
+        """Whether an earlier process left anything to resume (or a damaged rest of it)."""
+        return self.checkpoints.is_dir() and any(p.name.startswith("step-") for p in self.checkpoints.iterdir())
+
+    def save(self, step: int, state: State) -> Path:
+        """A checkpoint of `state`, which becomes the newest."""
+        return save_checkpoint(self.checkpoints, step, {**state, "step": step}, keep=self.keep)
+
+    def save_best(self, step: int, state: State) -> Path:
+        """Keep `state` in `best/`, apart from the newest ones."""
+        return save_checkpoint(self.checkpoints.parent / "best", step, {**state, "step": step}, keep=1)
+
+    def best(self) -> State | None:
+        """What `save_best` kept last, if it is undamaged."""
+        path = latest_checkpoint(self.checkpoints.parent / "best", self.run.progress.message)
+        return None if path is None else load_checkpoint(path)
+
+    def report(self, report: Report) -> None:
+        """One line in metrics.jsonl, and word to whoever watches."""
+        line: dict[str, Any] = {"stage": report.stage, "step": report.step, "seconds": round(report.elapsed, 2)}
+        if report.images_per_second is not None:
+            line["images_per_second"] = round(report.images_per_second, 2)
+        line |= {name: float(f"{value:.6g}") for name, value in report.values.items()}
+        try:
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(f"{self.run.path}/metrics.jsonl: {error.strerror or error}") from error
+        self.run.progress.report(report)
+
+    def sample_path(self, step: int, kind: str) -> Path:
+        """Where a grid of pictures of `step` goes."""
+        folder = self.run.path / "samples"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / f"{self.name}-{kind}-{step:08d}.png"
+
+
+def last_checkpoint_name(folder: Path) -> str | None:
+    """What `last` says, if there is one."""
+    try:
+        return (folder / LAST).read_text("utf-8").strip()
+    except OSError:
+        return None
+
+
+def _drop_metrics_after(path: Path, stage: str, step: int) -> None:
+    """Forget what a killed run reported after the checkpoint that the resumed one starts from."""
+    if not path.is_file():
+        return
+    kept = []
+    for text in path.read_text("utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue  # the last line of a killed process
+        if line.get("stage") != stage or line.get("step", 0) <= step:
+            kept.append(text)
+    _replace_text(path, "".join(text + "\n" for text in kept))
+
+
+def _replace_text(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.tmp")
+        beside.write_text(text, "utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise OutputError(f"{path} could not be written: {error.strerror or error}") from error
+
+
+def environment() -> dict[str, Any]:
+    """What one needs to know about the machine to understand a result."""
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+    }
+
+
+class Interruption:
+    """Turns Ctrl-C and SIGTERM into a wish that a loop grants between two steps.
+
+    `with Interruption() as wish:` ... at a step's end `if wish.made: save(); wish.grant()`. `grant` raises
+    KeyboardInterrupt for Ctrl-C and SystemExit(143) for SIGTERM. A second signal acts at once.
+    """
+
+    def __init__(self) -> None:
+        self.made: int | None = None
+        self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def grant(self) -> None:
+        """Stop now, as the signal meant."""
+        self._restore()
+        raise KeyboardInterrupt if self.made == signal.SIGINT else SystemExit(128 + (self.made or signal.SIGTERM))
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.made is not None:
+            self.grant()
+        self.made = number
+
+    def _restore(self) -> None:
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)
