@@ -262,9 +262,7 @@ def make(pipe: Pipeline, verb: dict[str, Any], images: Sequence[Path], shared: M
         for opened in sources:
             terminal.remark(opened.remark)
         try:
-            for result in pipe.results(
-                request, sources, on_step=on_step, record_history=shared.animation is not None
-            ):
+            for result in pipe.results(request, sources, on_step=on_step, record_history=shared.animation is not None):
                 done.append(result)
                 written = destination.write(result)
                 if written is not None:
@@ -279,4 +277,3 @@ def make(pipe: Pipeline, verb: dict[str, Any], images: Sequence[Path], shared: M
         seeds=[r.seed for r in done],
         seconds=round(time.monotonic() - started, 3),
     )
-

@@ -59,9 +59,7 @@ Feather = Annotated[
     int | None,
     typer.Option(help="Pixels over which a change fades in, inside the changed area.", rich_help_panel=OUTPUT),
 ]
-Size = Annotated[
-    str | None, typer.Option(help="Rows x columns of cells, 16x48, or pixels high x wide, 128x384px.")
-]
+Size = Annotated[str | None, typer.Option(help="Rows x columns of cells, 16x48, or pixels high x wide, 128x384px.")]
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,7 @@ class MakeOptions:
         int, typer.Option("-n", "--num-images", help="How many results.", min=1, rich_help_panel=SAMPLING)
     ] = 1
     seed: Seed = 0
-    preset: Annotated[
-        str | None, typer.Option(help="fast, balanced or best.", rich_help_panel=SAMPLING)
-    ] = None
+    preset: Annotated[str | None, typer.Option(help="fast, balanced or best.", rich_help_panel=SAMPLING)] = None
     steps: Annotated[
         int | None, typer.Option(help="Steps of the fill, at most one per cell.", rich_help_panel=SAMPLING)
     ] = None
@@ -84,9 +80,7 @@ class MakeOptions:
     ] = None
     order: Annotated[
         str | None,
-        typer.Option(
-            help="bluenoise, random, ancestral, halton, raster or confidence.", rich_help_panel=SAMPLING
-        ),
+        typer.Option(help="bluenoise, random, ancestral, halton, raster or confidence.", rich_help_panel=SAMPLING),
     ] = None
     schedule: Annotated[
         str | None, typer.Option(help="linear or cosine: how many cells per step.", rich_help_panel=SAMPLING)

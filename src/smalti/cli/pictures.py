@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast, get_args
 
 from smalti.errors import OutputError, UsageError
 
@@ -23,6 +23,7 @@ def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
     import torch
 
     from smalti.pipeline.pipeline import Pipeline
+    from smalti.prior.kernels import DType
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
@@ -30,9 +31,9 @@ def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
     if not available.get(device.split(":")[0], False):
         there = ", ".join(name for name, ok in available.items() if ok)
         raise UsageError(f"--device {device} is not available here; there is: {there}", field="device")
-    if dtype not in ("auto", "float32", "bfloat16"):
-        raise UsageError(f"--dtype must be auto, float32 or bfloat16, not {dtype}", field="dtype")
-    return Pipeline.from_pretrained(model, device=device, dtype=dtype)
+    if dtype not in get_args(DType):
+        raise UsageError(f"--dtype must be one of {', '.join(get_args(DType))}, not {dtype}", field="dtype")
+    return Pipeline.from_pretrained(model, device=device, dtype=cast("DType", dtype))
 
 
 def write_image(image: Image.Image, path: Path, *, metadata: bool = True, force: bool = False) -> None:

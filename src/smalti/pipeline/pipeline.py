@@ -23,7 +23,7 @@ from smalti.pipeline.output import HistoryStep, Output, marked, merge_histories,
 from smalti.pipeline.sources import Opened, Picture, open_source
 from smalti.pipeline.verbs import FillJob, Model, lower
 from smalti.prior import AbsorbingTransformer
-from smalti.prior.kernels import optimize_for_inference
+from smalti.prior.kernels import DType, InferenceDenoiser, optimize_for_inference
 from smalti.regions import Piece, Region
 from smalti.sampling import PRESETS, FillStep, SamplerOptions, elbo_bits, fill_steps, surprise
 from smalti.tokenizer import VQGAN, check_codes
@@ -96,7 +96,7 @@ class Pipeline:
         identity: str | None = None,
         sampler: SamplerOptions | None = None,
         info: dict[str, Any] | None = None,
-        dtype: str = "auto",
+        dtype: DType = "auto",
     ) -> None:
         """`identity` is the hash that ties codes to this tokenizer; `dtype` is auto, float32 or bfloat16."""
         self.tokenizer = tokenizer.eval().requires_grad_(False)
@@ -120,12 +120,10 @@ class Pipeline:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         device: str | torch.device = "cpu",
-        dtype: str = "auto",
+        dtype: DType = "auto",
     ) -> Pipeline:
         """Load `builtin:faces`, a model folder, or `user/repo` from the Hub. Raises ModelError naming the bad file."""
-        known_as, folder = resolve(
-            name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only
-        )
+        known_as, folder = resolve(name, revision=revision, cache_dir=cache_dir, local_files_only=local_files_only)
         model = load_model(folder)
         if model.tokenizer is None:
             raise ModelError(f"{folder} holds no tokenizer")
@@ -255,10 +253,10 @@ class Pipeline:
         preset = options.get("preset")
         if preset is not None and preset not in PRESETS:
             raise UsageError(f"preset must be one of {', '.join(PRESETS)}, not {preset!r}", field="preset")
-        base = options.get("sampler") or self.sampler
-        sampler = {
+        base: SamplerOptions = options.get("sampler") or self.sampler
+        sampler: dict[str, Any] = {
             **base.model_dump(),
-            **(PRESETS[preset] if preset else {}),
+            **(PRESETS[preset].model_dump(exclude_unset=True) if preset else {}),
             **{k: v for k, v in options.items() if k in sampler_fields and v is not None},
         }
         try:
@@ -319,10 +317,10 @@ class Pipeline:
         `on_step(first index of the batch, step)` watches; `callback` may edit the codes (see `StepCallback`).
         Raises UsageError for a request that does not fit, KeyboardInterrupt after `interrupt()`.
         """
-        denoiser = self._require_prior()
         self._interrupted = False
         sources = [self.open(image) for image in images]
         job = lower(request, [s.source for s in sources], self._model())
+        denoiser = self._denoiser_for(job.codes)
         for first in range(0, len(job.codes), batch):
             start = job.codes[first : first + batch]
             seeds = [request.seed + first + i for i in range(len(start))]
@@ -401,10 +399,10 @@ class Pipeline:
 
     def score(self, image: Picture, *, seed: int = 0) -> Score:
         """How likely the model finds the picture's codes, in bits, and where it is surprised."""
-        denoiser = self._require_prior()
         opened = self.open(image)
         codes = opened.source.encode(None)[None]
-        bits = float(elbo_bits(denoiser, codes, seed=seed)[0])
+        denoiser = self._denoiser_for(codes)
+        bits = float(elbo_bits(denoiser, codes, seeds=[seed])[0])
         cells = surprise(denoiser, codes)[0]
         values = 3 * opened.source.size[0] * opened.source.size[1]
         picture = surprise_map(cells, self.tokenizer.cell, opened.source.size)
@@ -419,7 +417,7 @@ class Pipeline:
         recipe = recipes.read(picture)
         if recipe is None:
             raise UsageError("this picture carries no smalti recipe: nothing to replay")
-        grid = recipe.grid_codes(self.tokenizer.codebook_size)
+        grid = recipe.grid_codes()
         if recipe.model.sha256 not in (None, self.identity):
             raise UsageError(f"this picture was made by {recipe.model.name}, not by this {self.name}: give -m")
         start = grid.masked(recipe.filled_mask())
@@ -438,15 +436,17 @@ class Pipeline:
 
     # --- parts --------------------------------------------------------------------------------------------------
 
-    def _require_prior(self) -> Any:
+    def _denoiser_for(self, codes: Codes) -> InferenceDenoiser:
+        """The prior for a canvas; on one larger than its window, a window is no longer the whole picture."""
         if self._denoiser is None:
             raise ModelError(f"{self.name} is a tokenizer only: it can encode and decode, but not fill; train a prior")
-        return self._denoiser
+        height, width = self._denoiser.window
+        larger = codes.shape[-2] > height or codes.shape[-1] > width
+        return self._denoiser.unplaced() if larger else self._denoiser
 
     def _model(self) -> Model:
-        prior = self.prior
-        window = prior.window if prior is not None else (16, 16)
-        return Model(self.tokenizer.cell, window, lambda codes: surprise(self._require_prior(), codes[None])[0])
+        window = self.prior.window if self.prior is not None else (1, 1)
+        return Model(self.tokenizer.cell, window, lambda codes: surprise(self._denoiser_for(codes), codes[None])[0])
 
 
 def _usage_error(error: ValidationError) -> UsageError:

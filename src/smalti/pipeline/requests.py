@@ -117,9 +117,7 @@ class Fill(VerbRequest):
     kind: Literal["fill"] = "fill"
 
 
-Request = Annotated[
-    Generate | Keep | Inpaint | Stitch | Extend | Variations | Heal | Fill, Field(discriminator="kind")
-]
+Request = Annotated[Generate | Keep | Inpaint | Stitch | Extend | Variations | Heal | Fill, Field(discriminator="kind")]
 """Any verb; `kind` says which."""
 
 request_adapter: TypeAdapter[Request] = TypeAdapter(Request)

@@ -166,9 +166,7 @@ def stitch(request: ask.Stitch, sources: Sequence[Source], model: Model) -> Fill
     return FillJob(_repeat(canvas, request.num_images), (w * model.cell, h * model.cell))
 
 
-def _lay(
-    canvas: torch.Tensor, piece: ask.StitchPiece, number: int, source: Source, model: Model, seam: int
-) -> None:
+def _lay(canvas: torch.Tensor, piece: ask.StitchPiece, number: int, source: Source, model: Model, seam: int) -> None:
     h, w = canvas.shape
     codes = source.encode(None)
     taken = Region.parse(piece.region).to_pixels(source.size[1], source.size[0], model.cell)
@@ -226,9 +224,7 @@ def _empty_cells(
     return FillJob(grids, source.size, original, remade, request.feather)
 
 
-def _edit(
-    request: ask.Keep | ask.Inpaint, source: Source, model: Model, remade: PixelMask, rings: int
-) -> FillJob:
+def _edit(request: ask.Keep | ask.Inpaint, source: Source, model: Model, remade: PixelMask, rings: int) -> FillJob:
     width, height = source.size
     if rings:
         remade = remade | pixels_of_cells(grow(cells_of_pixels(remade, model.cell), rings), model.cell, height, width)
