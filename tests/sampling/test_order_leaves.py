@@ -72,6 +72,11 @@ def test_ancestral_steps_are_uniform_and_independent() -> None:
     assert stats.chisquare(pairs[0], np.array([1, 1, 1]) * 1200).pvalue > 1e-3
 
 
+def test_each_ancestral_step_has_its_share() -> None:
+    counts = np.array([ORDERS["ancestral"].arrange(FULL, Schedule(4, linear), seed).counts for seed in range(100)])
+    assert stats.chisquare(counts.sum(0)).pvalue > 1e-3
+
+
 def test_ancestral_has_as_many_steps_as_the_paper_changes_something() -> None:
     # T (1 - (1 - 1/T)^N) of T steps reveal something
     lengths = [len(ORDERS["ancestral"].arrange(FULL, Schedule(256, linear), seed).counts) for seed in range(100)]

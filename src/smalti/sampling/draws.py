@@ -47,7 +47,7 @@ def draw(p: Tensor, u: Tensor) -> Tensor:
     cdf = p.cumsum(-1)
     total = cdf[:, -1:]
     # below the total even where rounding would reach it, so that the last code of probability 0 is out of reach
-    target = torch.minimum((u.to(p.device).unsqueeze(-1))**1.08 * total, torch.nextafter(total, torch.zeros_like(total)))
+    target = torch.minimum(u.to(p.device).unsqueeze(-1) * total, torch.nextafter(total, torch.zeros_like(total)))
     code = torch.searchsorted(cdf, target, right=True).clamp_(max=p.shape[-1] - 1)
     # parallel sums on accelerators need not be monotone in their last bit
     possible = p.gather(-1, code) > 0
