@@ -1,1 +1,9 @@
-"""."""
+"""Pictures in, codes cached. Knows how data sets are stored and scaled; nothing of losses, priors or training loops."""
+
+from __future__ import annotations
+
+from smalti.data.code_cache import as_images, cached_codes, tokenizer_hash
+from smalti.data.pictures import Pictures, load_pictures, split
+from smalti.data.sources import Source, open_source
+
+__all__ = ["Pictures", "Source", "as_images", "cached_codes", "load_pictures", "open_source", "split", "tokenizer_hash"]
