@@ -114,6 +114,24 @@ def test_elbo_strata_all_estimate_the_same() -> None:
     assert errors[2] < errors[0]
 
 
+def test_elbo_strata_hide_every_number_of_cells() -> None:
+    hidden = []
+
+    class Spy:
+        codebook_size, window, device = 3, (2, 2), torch.device("cpu")
+
+        def __call__(self, codes: Any, positions: Any = None, label: Any = None) -> Any:
+            hidden.extend((codes == -1).flatten(1).sum(1).tolist())
+            return PRIOR(codes, positions)
+
+    elbo_bits(Spy(), PRIOR.grids[:1], seeds=[5], strata=4)
+    assert sorted(hidden) == [1, 2, 3, 4]
+    hidden.clear()
+    elbo_bits(Spy(), PRIOR.grids[:1].expand(400, 2, 2), seeds=range(400), strata=2)
+    assert stats.chisquare(np.bincount(hidden)[1:]).pvalue > 1e-3
+    assert sum(n <= 2 for n in hidden) == 400
+
+
 def test_surprise_in_cosets_of_one_cell_is_the_exact_conditional() -> None:
     grids = PRIOR.grids[::7]
     bits = surprise(PRIOR, grids, cosets=4)
