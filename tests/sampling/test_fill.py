@@ -274,6 +274,17 @@ def test_small_integer_types_are_codes_too(context_prior: Any) -> None:
         assert torch.equal(out, fill(context_prior, codes, seeds=[0]))
 
 
+def test_inference_mode_may_come_and_go(context_prior: Any) -> None:
+    codes = some_grids(2, (6, 6))
+    plain = fill(context_prior, codes, seeds=[0, 1], options=quick())
+    with torch.inference_mode():
+        inside = codes.clone()
+        steps = fill_steps(context_prior, inside, seeds=[0, 1], options=quick())
+        next(steps)
+    assert torch.equal([step.codes for step in steps][-1], plain)
+    assert torch.equal(fill(context_prior, inside, seeds=[0, 1], options=quick()), plain)
+
+
 def test_gradients_are_not_kept(context_prior: Any) -> None:
     context_prior.bias.requires_grad_()
     out = fill(context_prior, torch.full((1, 6, 6), -1), seeds=[0], options=quick())

@@ -109,7 +109,8 @@ def checked_codes(codes: Codes, codebook_size: int) -> Codes:
         raise UsageError(f"codes must have shape (n, h, w), not {tuple(codes.shape)}", field="codes")
     if codes.dtype.is_floating_point or codes.dtype.is_complex or codes.dtype == torch.bool:
         raise UsageError(f"codes must be whole numbers, not {codes.dtype}", field="codes")
-    grid = codes.detach().to("cpu", torch.int64, copy=True)
+    with torch.inference_mode(False):  # a grid made under inference mode could not be filled outside it
+        grid = codes.detach().to("cpu", torch.int64, copy=True)
     wrong = ((grid < EMPTY) | (grid >= codebook_size)).nonzero()
     if len(wrong):
         i, row, col = wrong[0].tolist()
