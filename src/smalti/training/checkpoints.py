@@ -11,7 +11,6 @@ one before. Nothing in a checkpoint is executed when it is read.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -26,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from smalti.errors import ModelError, OutputError
+from smalti.files import explained, sha256_file
 
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors, numbers, strings, bools and None; dict keys are strings or integers."""
@@ -40,21 +40,21 @@ def save_checkpoint(folder: Path, step: int, state: State, *, keep: int = 2) -> 
     A crash at any moment leaves the earlier checkpoints as they were. Raises OutputError if the disk refuses.
     """
     final = folder / f"step-{step:08d}"
+    beside = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = folder / f".{final.name}.{os.getpid()}.tmp"
+        with explained(final):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(beside, ignore_errors=True)
+            beside.mkdir()
+            _write(beside, state, step)
+            if final.exists():  # saved before, by a run that was resumed from an older one
+                shutil.rmtree(final)
+            os.replace(beside, final)
+            _sync(folder)
+            _point_to(folder, final.name)
+            _prune(folder, final, keep)
+    finally:
         shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
-        _write(beside, state, step)
-        if final.exists():  # the same step again, after a resume: the new one may differ in elapsed time only
-            shutil.rmtree(final)
-        os.replace(beside, final)
-        _sync(folder)
-        _point_to(folder, final.name)
-        _prune(folder, final, keep)
-    except OSError as error:
-        shutil.rmtree(folder / f".{final.name}.{os.getpid()}.tmp", ignore_errors=True)
-        raise OutputError(f"checkpoint {final} could not be written: {error.strerror or error}") from error
     return final
 
 
@@ -92,7 +92,7 @@ def damage(path: Path) -> str | None:
             file = path / name
             if not file.is_file():
                 return f"{file} is missing"
-            if file.stat().st_size != entry["bytes"] or _sha256(file) != entry["sha256"]:
+            if file.stat().st_size != entry["bytes"] or sha256_file(file) != entry["sha256"]:
                 return f"{file} is not what was saved (wrong size or hash)"
     except FileNotFoundError:
         return f"{path / MANIFEST} is missing"
@@ -107,10 +107,14 @@ def damage(path: Path) -> str | None:
 def _write(folder: Path, state: State, step: int) -> None:
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors)
-    save_file(tensors, folder / TENSORS)
+    try:
+        save_file(tensors, folder / TENSORS)
+    except SafetensorError as error:  # its way to report a full disk
+        raise OutputError(f"cannot write {folder / TENSORS}: {error}") from error
     (folder / TREE).write_text(json.dumps({"step": step, "state": tree}), "utf-8")
     files = {
-        name: {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)} for name in (TENSORS, TREE)
+        name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}
+        for name in (TENSORS, TREE)
     }
     for name in (TENSORS, TREE):
         _sync(folder / name)
@@ -139,11 +143,6 @@ def _prune(folder: Path, newest: Path, keep: int) -> None:
 def _step(path: Path) -> int:
     match = _NAME.fullmatch(path.name)
     return int(match[1]) if match else -1
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

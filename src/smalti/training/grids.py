@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from smalti.files import write_bytes
+from smalti.images import png_bytes
 from smalti.types import Images
 
 
@@ -27,9 +28,7 @@ def grid(images: Images, columns: int) -> Image.Image:
 
 def save_grid(images: Images, path: Path, columns: int = 8) -> None:
     """`grid` as a PNG at `path`."""
-    beside = path.with_name(f".{path.name}.tmp")
-    grid(images, columns).save(beside, "PNG")
-    os.replace(beside, path)
+    write_bytes(path, png_bytes(grid(images, columns)), force=True)
 
 
 def interleave(*rows: Tensor) -> Tensor:

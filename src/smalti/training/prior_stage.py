@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.errors import UsageError
+from smalti.files import sha256_bytes
 from smalti.prior import (
     AbsorbingTransformer,
     LossTerms,
     ObjectiveOptions,
     PriorConfig,
-    fastest_dtype,
     stratified_elbo,
     training_loss,
 )
@@ -27,21 +26,16 @@ from smalti.training.batches import Batches, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
 from smalti.training.grids import save_grid
+from smalti.training.loop import Keeper, Pace, Precision, arithmetic, check_finite
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
 from smalti.training.schedules import Clock, LearningRate, Length
 from smalti.types import EMPTY
 
-Precision = Literal["auto", "float32", "bfloat16"]
 
-
-class PriorOptions(BaseModel):
+class PriorOptions(Length):
     """How the prior is trained."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    length: Length = Length(steps=20_000)
-    """How long: `steps`, or `budget_minutes`."""
     size: str = "small"
     """Named size of the network: tiny, mini, small, medium, large, paper."""
     model: dict[str, Any] = {}
@@ -103,7 +97,8 @@ def train_prior(
     if options.batch % options.accumulate:
         raise UsageError(f"batch {options.batch} cannot be computed in {options.accumulate} equal parts")
     stage = run.stage("prior")
-    state = stage.restore(resume)
+    digest = sha256_bytes(table.cpu().numpy().tobytes())
+    state = stage.restore(resume, model=config.model_dump_json(), data=digest)
     batches = Batches(len(table), options.batch, seed)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interruption() as wish:
@@ -117,15 +112,16 @@ def train_prior(
             ema.model.load_state_dict(state["ema"])
             load_optimizer(optimizer, state["optimizer"])
             step, clock = int(state["step"]), Clock(state["elapsed"])
-        saved = step if state is not None else -1
+        keeper = Keeper(
+            stage,
+            options.checkpoint_every,
+            lambda: snapshot(network, ema, optimizer, clock),
+            wish,
+            None if state is None else step,
+        )
+        pace = Pace(step * options.batch)
 
-        def save() -> None:
-            nonlocal saved
-            if saved != step:
-                stage.save(step, snapshot(network, ema, optimizer, clock))
-                saved = step
-
-        while (progress := options.length.progress(step, clock.elapsed)) < 1:
+        while (progress := options.progress(step, clock.elapsed)) < 1:
             rate = options.learning_rate.at(step, progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -148,18 +144,14 @@ def train_prior(
                 values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed)
             if step % options.log_every == 0 or values:
                 values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
-                stage.report(
-                    Report("prior", step, options.length.progress(step, clock.elapsed), clock.elapsed,
-                           tally.pace(step * options.batch), values | {"epoch": batches.epoch(step)})
-                )  # fmt: skip
+                check_finite({"loss": values["loss"]}, stage, step)
+                done = options.progress(step, clock.elapsed)
+                values["epoch"] = batches.epoch(step)
+                stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
             if tokenizer is not None and options.samples and step % options.sample_every == 0:
                 draw_samples(stage, step, ema.model, tokenizer, options, seed)
-            if step % options.checkpoint_every == 0:
-                save()
-            if wish.made:
-                save()
-                wish.grant()
-        save()
+            keeper.after(step, terms.loss.detach())
+        keeper.save(step, None)
     return ema.model
 
 
@@ -191,12 +183,6 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
     chosen = {id(p) for p in matrices}
     rest = [p for _, p in named if id(p) not in chosen]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
-
-
-def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16 where asked for, or where the processor has it."""
-    dtype = fastest_dtype(device) if precision == "auto" else getattr(torch, precision)
-    return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
 
 
 def snapshot(network: nn.Module, ema: Ema[Any], optimizer: torch.optim.Optimizer, clock: Clock) -> State:
@@ -234,8 +220,6 @@ class Tally:
 
     def __init__(self) -> None:
         self._terms: list[LossTerms] = []
-        self._clock = Clock()
-        self._images: int | None = None
 
     def add(self, terms: LossTerms) -> None:
         self._terms.append(LossTerms(*(t.detach() for t in terms)))
@@ -253,9 +237,3 @@ class Tally:
                 values[f"nats_masked_{25 * i}_{25 * (i + 1)}"] = float(nats[quarter == i].mean())
         self._terms.clear()
         return values
-
-    def pace(self, images: int) -> float | None:
-        """Pictures per second since the last call, given the pictures so far; None at the first."""
-        before, clock = self._images, self._clock
-        self._images, self._clock = images, Clock()
-        return None if before is None else (images - before) / max(clock.elapsed, 1e-9)

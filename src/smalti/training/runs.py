@@ -12,7 +12,6 @@ runs/faces/config.yaml      the recipe with everything filled in
 from __future__ import annotations
 
 import json
-import os
 import platform
 import signal
 import sys
@@ -26,7 +25,8 @@ from typing import Any, Self
 import torch
 import yaml
 
-from smalti.errors import ModelError, OutputError
+from smalti.errors import DataError, ModelError, OutputError, UsageError
+from smalti.files import explained, write_text
 from smalti.training.checkpoints import LAST, State, latest_checkpoint, load_checkpoint, save_checkpoint
 from smalti.training.progress import Progress, Report, SilentProgress
 
@@ -61,12 +61,16 @@ class StageFolder:
     def __init__(self, run: RunFolder, name: str, keep: int = 2) -> None:
         self.run, self.name, self.keep = run, name, keep
         self.checkpoints = run.path / name / "checkpoints"
+        self._identity: dict[str, str] = {}
 
-    def restore(self, resume: bool) -> State | None:
+    def restore(self, resume: bool, *, model: str, data: str) -> State | None:
         """The state to go on from; None for a fresh start.
 
-        Raises OutputError if a fresh start would mix with an earlier run, ModelError if there is nothing to resume.
+        model, data: what identifies the network's configuration and the training data; kept in every checkpoint, so
+        that a run is never continued with others. Raises OutputError if a fresh start would mix with an earlier run,
+        ModelError if there is nothing to resume, DataError or UsageError if data or model are not the run's.
         """
+        self._identity = {"model": model, "data": data}
         path = latest_checkpoint(self.checkpoints, self.run.progress.message)
         if not resume:
             if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
@@ -77,6 +81,10 @@ class StageFolder:
         if path is None:
             raise ModelError(f"nothing to resume: no complete {self.name} checkpoint in {self.checkpoints}")
         state = load_checkpoint(path)
+        if state.get("data", data) != data:
+            raise DataError(f"the training data changed since {path} was saved: start again in another `run`")
+        if state.get("model", model) != model:
+            raise UsageError(f"{path} is of another {self.name} configuration: go on with the recipe it began with")
         _drop_metrics_after(self.run.path / "metrics.jsonl", self.name, int(state["step"]))
         self.run.progress.message(f"{self.name}: going on after step {state['step']}")
         return state
@@ -87,7 +95,7 @@ class StageFolder:
 
     def save(self, step: int, state: State) -> Path:
         """A checkpoint of `state`, which becomes the newest."""
-        return save_checkpoint(self.checkpoints, step, {**state, "step": step}, keep=self.keep)
+        return save_checkpoint(self.checkpoints, step, {**state, **self._identity, "step": step}, keep=self.keep)
 
     def save_best(self, step: int, state: State) -> Path:
         """Keep `state` in `best/`, apart from the newest ones."""
@@ -104,12 +112,11 @@ class StageFolder:
         if report.images_per_second is not None:
             line["images_per_second"] = round(report.images_per_second, 2)
         line |= {name: float(f"{value:.6g}") for name, value in report.values.items()}
-        try:
+        path = self.run.path / "metrics.jsonl"
+        with explained(path):
             self.run.path.mkdir(parents=True, exist_ok=True)
-            with (self.run.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OutputError(f"{self.run.path}/metrics.jsonl: {error.strerror or error}") from error
         self.run.progress.report(report)
 
     def sample_path(self, step: int, kind: str) -> Path:
@@ -143,13 +150,9 @@ def _drop_metrics_after(path: Path, stage: str, step: int) -> None:
 
 
 def _replace_text(path: Path, text: str) -> None:
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.tmp")
-        beside.write_text(text, "utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise OutputError(f"{path} could not be written: {error.strerror or error}") from error
+    write_text(path, text, force=True)
 
 
 def environment() -> dict[str, Any]:

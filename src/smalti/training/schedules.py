@@ -6,32 +6,25 @@ import math
 import time
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Length(BaseModel):
-    """How long a stage runs: a number of steps, or a number of minutes (on whatever machine it has)."""
+    """How long a stage runs: a number of steps, or a number of minutes on whatever machine it has."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
-    steps: Annotated[int, Field(ge=1)] | None = None
+    steps: Annotated[int, Field(ge=1)] = 20_000
     """Optimizer steps. The same recipe then gives the same weights on the same machine, interrupted or not."""
     budget_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    """Instead of steps: minutes of training; the learning rate falls with the time used, so that a run ends cooled
-    down when its time is over. Time before an interruption counts."""
-
-    @model_validator(mode="after")
-    def _one_of_two(self) -> Length:
-        if (self.steps is None) == (self.budget_minutes is None):
-            raise ValueError("give either steps or budget_minutes")
-        return self
+    """Takes the place of `steps`: minutes of training, interruptions not counted. The learning rate follows the time
+    used, so that a run ends cooled down when its time is over."""
 
     def progress(self, step: int, elapsed: float) -> float:
-        """Share done, 0..1, before step `step` (from 0) and after `elapsed` seconds."""
-        if self.steps is not None:
-            return min(1.0, step / self.steps)
-        assert self.budget_minutes is not None
-        return min(1.0, elapsed / (60 * self.budget_minutes))
+        """Share done, 0..1, after `step` steps and `elapsed` seconds."""
+        if self.budget_minutes is not None:
+            return min(1.0, elapsed / (60 * self.budget_minutes))
+        return min(1.0, step / self.steps)
 
 
 class LearningRate(BaseModel):

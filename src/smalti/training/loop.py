@@ -1,0 +1,75 @@
+"""What both stages' loops share: arithmetic, snapshots, the pace, and the check that a run still makes sense."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from smalti.errors import ModelError
+from smalti.prior import fastest_dtype
+from smalti.training.checkpoints import State
+from smalti.training.runs import Interruption, StageFolder
+from smalti.training.schedules import Clock
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+
+def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
+    """Autocast to bfloat16 where asked for, or where the processor has it."""
+    dtype = fastest_dtype(device) if precision == "auto" else getattr(torch, precision)
+    return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+
+class Keeper:
+    """Saves checkpoints when due, when asked to stop, and at the end; never one with NaN in it."""
+
+    def __init__(
+        self, stage: StageFolder, every: int, snapshot: Callable[[], State], wish: Interruption, saved: int | None
+    ) -> None:
+        """snapshot: the state to save now. saved: the step of the checkpoint that the run started from, if any."""
+        self._stage, self._every, self._snapshot, self._wish = stage, every, snapshot, wish
+        self._saved = saved
+
+    def after(self, step: int, loss: Tensor) -> None:
+        """To be called after each step. Raises KeyboardInterrupt or SystemExit, once all is saved, if asked to stop."""
+        if step % self._every == 0 or self._wish.made:
+            self.save(step, loss)
+        if self._wish.made:
+            self._wish.grant()
+
+    def save(self, step: int, loss: Tensor | None) -> None:
+        """A checkpoint of `step`, unless there is one. Raises ModelError if the run has diverged."""
+        if self._saved == step:
+            return
+        if loss is not None:
+            check_finite({"loss": float(loss)}, self._stage, step)
+        self._stage.save(step, self._snapshot())
+        self._saved = step
+
+
+def check_finite(values: Mapping[str, float], stage: StageFolder, step: int) -> None:
+    """Raises ModelError, naming the last good checkpoint, if any value is NaN or infinite."""
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    if bad:
+        raise ModelError(
+            f"the {stage.name} diverged: {', '.join(bad)} not finite at step {step}; the last good checkpoint is kept "
+            f"in {stage.checkpoints}: lower the learning rate and go on with --resume"
+        )
+
+
+class Pace:
+    """Pictures per second since the last look."""
+
+    def __init__(self, images: int) -> None:
+        self._images, self._clock = images, Clock()
+
+    def now(self, images: int) -> float:
+        """`images`: pictures trained on so far."""
+        pace = (images - self._images) / max(self._clock.elapsed, 1e-9)
+        self._images, self._clock = images, Clock()
+        return pace

@@ -1,0 +1,354 @@
+"""The first stage: pictures to a tokenizer. One loop; the losses live in losses, perceptual and discriminator."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from smalti.data import Pictures, as_images
+from smalti.errors import UsageError
+from smalti.tokenizer import VQGAN, TokenizerConfig
+from smalti.tokenizer.quantizer import CosineQuantizer, GumbelQuantizer
+from smalti.training.batches import Batches, derived_seed
+from smalti.training.checkpoints import State, load_optimizer
+from smalti.training.discriminator import PatchDiscriminator, critic_loss, fooling_loss, matching_loss
+from smalti.training.ema import Ema
+from smalti.training.grids import interleave, save_grid
+from smalti.training.loop import Keeper, Pace, Precision, arithmetic, check_finite
+from smalti.training.losses import gradient_loss, perplexity, psnr
+from smalti.training.perceptual import PerceptualLoss
+from smalti.training.progress import Report
+from smalti.training.runs import Interruption, RunFolder, StageFolder
+from smalti.training.schedules import Clock, LearningRate, Length
+from smalti.types import Images
+
+_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Losses(BaseModel):
+    """Weights of what the tokenizer minimises; 0 = not computed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    l1: _Weight = 1.0
+    """Mean absolute difference of pixels in [-1, 1]."""
+    l2: _Weight = 2.0
+    """Mean squared difference."""
+    gradient: _Weight = 0.5
+    """Mean absolute difference of slopes: line work."""
+    quantizer: _Weight = 0.25
+    """What pulls encoder and codebook together."""
+    perceptual: _Weight = 0.0
+    """Features of EfficientNet-Lite0 (extra `train`)."""
+    logits: _Weight = 0.0
+    """Class logits of the same network (VQGAN+ does this with a ResNet-50)."""
+    adversarial: _Weight = 0.0
+    """A critic's opinion (hinge), from step `gan_start` on."""
+    matching: _Weight = 0.0
+    """The same critic's features, from `gan_start` on."""
+    gan_start: Annotated[int, Field(ge=0)] = 5_000
+    """First step with the critic's losses."""
+    gan_warmup: Annotated[int, Field(ge=0)] = 500
+    """Steps before `gan_start` in which the critic learns already, unheard."""
+
+    @property
+    def critic(self) -> bool:
+        """Whether a critic is needed at all."""
+        return self.adversarial > 0 or self.matching > 0
+
+
+class TokenizerOptions(Length):
+    """How the tokenizer is trained."""
+
+    size: str = "vqgan_lean"
+    """Named size of the network: vqgan_tiny, vqgan_lean, vqgan_lean_large, vqgan_official."""
+    model: dict[str, Any] = {}
+    """Fields of the network's configuration that differ from the named size."""
+    losses: Losses = Losses()
+    """What is minimised."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Pictures per optimizer step."""
+    learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=100)
+    """Learning rate and its course."""
+    weight_decay: _Weight = 1e-4
+    """AdamW's decay."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's decay rates."""
+    clip: Annotated[float, Field(gt=0)] = 1.0
+    """Largest norm of the gradient."""
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the averaged weights, which are the ones that are kept."""
+    revive_every: Annotated[int, Field(ge=1)] = 100
+    """Steps between two looks for dead codes, which move onto features of current pictures."""
+    revive_until: Annotated[float, Field(ge=0, le=1)] = 0.6
+    """Share of the run after which codes stay where they are."""
+    dead_below: _Weight = 0.02
+    """A code is dead if it was used less than this share of the mean."""
+    critic_channels: Annotated[int, Field(ge=8, multiple_of=8)] = 64
+    """Width of the critic."""
+    precision: Precision = "auto"
+    """Arithmetic of the network: auto = bfloat16 where the processor has it."""
+    keep: Annotated[str, Field(pattern="^(last|best)$")] = "last"
+    """Which averaged weights the stage returns: the last, or those of the best validation PSNR (a critic lowers the
+    PSNR while pictures become sharper)."""
+    log_every: Annotated[int, Field(ge=1)] = 50
+    """Steps between two lines of metrics.jsonl."""
+    checkpoint_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between two checkpoints."""
+    validate_every: Annotated[int, Field(ge=1)] = 500
+    """Steps between two measurements on validation pictures, with a grid of reconstructions."""
+    validation_pictures: Annotated[int, Field(ge=1)] = 200
+    """Validation pictures for that."""
+
+
+def train_tokenizer(
+    pictures: Pictures,
+    config: TokenizerConfig,
+    options: TokenizerOptions,
+    run: RunFolder,
+    *,
+    validation: Pictures | None = None,
+    flip: bool = False,
+    seed: int = 0,
+    resume: bool = False,
+    device: torch.device | str = "cpu",
+) -> VQGAN:
+    """Train a tokenizer on `pictures` and return its averaged weights, in evaluation mode.
+
+    flip: mirror half of the pictures. resume: go on from the run's newest checkpoint. Raises UsageError if the
+    pictures' sides are not multiples of the cell, ModelError if training diverges.
+    """
+    device = torch.device(device)
+    if any(side % config.cell for side in pictures.size):
+        raise UsageError(f"pictures of {pictures.size} pixels do not consist of whole cells of {config.cell}: "
+                         "choose another data.size")  # fmt: skip
+    stage = run.stage("tokenizer")
+    state = stage.restore(resume, model=config.model_dump_json(), data=pictures.fingerprint)
+    batches = Batches(len(pictures), options.batch, seed)
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interruption() as wish:
+        torch.manual_seed(derived_seed(seed, "tokenizer"))
+        trainer = _Trainer(config, options, device)
+        if state is not None:
+            trainer.load(state)
+        keeper = Keeper(
+            stage, options.checkpoint_every, trainer.snapshot, wish, None if state is None else trainer.step
+        )
+        pace = Pace(trainer.step * options.batch)
+
+        while (progress := options.progress(trainer.step, trainer.clock.elapsed)) < 1:
+            step_seed = derived_seed(seed, "tokenizer", trainer.step)
+            torch.manual_seed(step_seed)  # noise of a Gumbel quantiser, choice of revived codes
+            images = as_images(pictures.batch(np.sort(batches.at(trainer.step))), device)
+            if flip:
+                images = mirrored(images, torch.Generator().manual_seed(step_seed))
+            loss = trainer.learn(images, progress)
+            step = trainer.step
+
+            values: dict[str, float] = {}
+            if validation is not None and step % options.validate_every == 0:
+                values = validate(trainer.ema.model, validation, options, device)
+                if values["validation_psnr"] > trainer.best_psnr:
+                    trainer.best_psnr = values["validation_psnr"]
+                    stage.save_best(step, {"ema": trainer.ema.model.state_dict(), "psnr": trainer.best_psnr})
+                draw_reconstructions(stage, step, trainer.ema.model, validation, device)
+            if step % options.log_every == 0 or values:
+                values = trainer.flush() | values | {"epoch": batches.epoch(step)}
+                check_finite({"loss": values["loss"]}, stage, step)
+                elapsed = trainer.clock.elapsed
+                done = options.progress(step, elapsed)
+                stage.report(Report("tokenizer", step, done, elapsed, pace.now(step * options.batch), values))
+            keeper.after(step, loss)
+        keeper.save(trainer.step, None)
+    if options.keep == "best" and (best := stage.best()) is not None:
+        trainer.ema.model.load_state_dict(best["ema"])
+    averaged: VQGAN = trainer.ema.model
+    return averaged
+
+
+# --- the state of the loop, and one step ------------------------------------------------------------------------------
+
+
+class _Trainer:
+    """Networks, optimizers and counters of a run, and what one batch does to them."""
+
+    def __init__(self, config: TokenizerConfig, options: TokenizerOptions, device: torch.device) -> None:
+        self.options, self.device = options, device
+        self.network = VQGAN(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        self.ema = Ema(self.network, options.ema)
+        self.optimizer = self._adamw(self.network)
+        losses = options.losses
+        self.perceptual = PerceptualLoss().to(device) if losses.perceptual or losses.logits else None
+        self.critic = PatchDiscriminator(options.critic_channels).to(device) if losses.critic else None
+        self.critic_optimizer = self._adamw(self.critic) if self.critic is not None else None
+        self.step, self.clock = 0, Clock()
+        self.best_psnr = 0.0
+        self.usage = torch.zeros(config.codebook_size, dtype=torch.int64, device=device)  # since the last revival
+        self._sums: dict[str, Tensor] = {}
+        self._seen = 0
+        self._used = torch.zeros_like(self.usage)  # since the last line of metrics
+        self._revived = 0
+
+    def _adamw(self, network: nn.Module) -> torch.optim.Optimizer:
+        options = self.options
+        return torch.optim.AdamW(
+            network.parameters(), lr=0.0, betas=options.betas, weight_decay=options.weight_decay, fused=True
+        )
+
+    def learn(self, images: Images, progress: float) -> Tensor:
+        """One step on `images` at `progress` 0..1 of the run; returns the loss."""
+        options, losses = self.options, self.options.losses
+        rate = options.learning_rate.at(self.step, progress)
+        for optimizer in (self.optimizer, self.critic_optimizer):
+            for group in optimizer.param_groups if optimizer is not None else ():
+                group["lr"] = rate
+        if isinstance(self.network.quantizer, GumbelQuantizer):
+            self.network.quantizer.temperature = max(1 / 16, 1 - progress)
+        heard = self.critic is not None and self.step >= losses.gan_start
+
+        with arithmetic(options.precision, self.device):
+            result = self.network(images)
+            restored = result.images.float()
+            terms = self._terms(restored, images, result.quantized.loss, heard)
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        torch.autograd.backward(loss)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), options.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        seen = {"loss": loss, "gradient_norm": norm} | {name: value for name, (_, value) in terms.items()}
+        if self.critic is not None and self.step >= losses.gan_start - losses.gan_warmup:
+            seen["critic"] = self._teach_critic(images, restored.detach())
+
+        counts = torch.bincount(result.quantized.codes.flatten(), minlength=self.network.codebook_size)
+        self.usage += counts
+        self._used += counts
+        self._revive(images, progress)
+        self.ema.update(self.network, self.step)
+        self.step += 1
+        for name, value in seen.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+        self._seen += 1
+        return loss.detach()
+
+    def _terms(
+        self, restored: Images, images: Images, quantizer_loss: Tensor, heard: bool
+    ) -> dict[str, tuple[float, Tensor]]:
+        """(weight, value) of each loss in use, by name."""
+        losses, difference = self.options.losses, restored - images
+        terms = {
+            "l1": (losses.l1, difference.abs().mean()),
+            "l2": (losses.l2, difference.square().mean()),
+            "gradient": (losses.gradient, gradient_loss(difference)),
+            "quantizer": (losses.quantizer, quantizer_loss.float()),
+        }
+        if self.perceptual is not None:
+            features, logits = self.perceptual(restored, images, logits=losses.logits > 0)
+            terms |= {"perceptual": (losses.perceptual, features), "logits": (losses.logits, logits)}
+        if heard:
+            assert self.critic is not None
+            self.critic.requires_grad_(False)
+            scores, ours = self.critic(restored)
+            terms["adversarial"] = (losses.adversarial, fooling_loss(scores))
+            if losses.matching:
+                with torch.no_grad():
+                    theirs = self.critic(images)[1]
+                terms["matching"] = (losses.matching, matching_loss(ours, theirs))
+            self.critic.requires_grad_(True)
+        return {name: term for name, term in terms.items() if term[0] > 0}
+
+    def _teach_critic(self, images: Images, restored: Images) -> Tensor:
+        assert self.critic is not None
+        assert self.critic_optimizer is not None
+        with arithmetic(self.options.precision, self.device):
+            loss = critic_loss(self.critic(images)[0], self.critic(restored)[0])
+        torch.autograd.backward(loss)
+        nn.utils.clip_grad_norm_(self.critic.parameters(), self.options.clip)
+        self.critic_optimizer.step()
+        self.critic_optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _revive(self, images: Images, progress: float) -> None:
+        """Dead codes move onto features of current pictures: early twice, then every `revive_every` steps."""
+        due = self.step in (10, 30) or self.step % self.options.revive_every == self.options.revive_every - 1
+        if not due:
+            return
+        quantizer = self.network.quantizer
+        if isinstance(quantizer, CosineQuantizer) and progress < self.options.revive_until:
+            dead = self.usage < self.options.dead_below * self.usage.float().mean()
+            with torch.no_grad(), arithmetic(self.options.precision, self.device):
+                features = self.network.features(images)
+            self._revived += quantizer.revive(dead, features)
+        self.usage.zero_()
+
+    def flush(self) -> dict[str, float]:
+        """Means since the last call, codes used and their perplexity."""
+        values = {name: float(total) / self._seen for name, total in self._sums.items()}
+        values |= {
+            "codes_used": float((self._used > 0).sum()) / len(self._used),
+            "perplexity": perplexity(self._used),
+            "codes_revived": float(self._revived),
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        self._sums.clear()
+        self._used.zero_()
+        self._seen = self._revived = 0
+        return values
+
+    def snapshot(self) -> State:
+        """Everything a run needs to go on; order of pictures and draws follow from the seed and the step."""
+        return {
+            "network": self.network.state_dict(),
+            "ema": self.ema.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "critic": None if self.critic is None else self.critic.state_dict(),
+            "critic_optimizer": None if self.critic_optimizer is None else self.critic_optimizer.state_dict(),
+            "usage": self.usage,
+            "best_psnr": self.best_psnr,
+            "elapsed": self.clock.elapsed,
+        }
+
+    def load(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        self.ema.model.load_state_dict(state["ema"])
+        load_optimizer(self.optimizer, state["optimizer"])
+        if self.critic is not None and self.critic_optimizer is not None and state["critic"] is not None:
+            self.critic.load_state_dict(state["critic"])
+            load_optimizer(self.critic_optimizer, state["critic_optimizer"])
+        self.usage.copy_(state["usage"])
+        self.best_psnr = float(state["best_psnr"])
+        self.step, self.clock = int(state["step"]), Clock(state["elapsed"])
+
+
+# --- looking at the result --------------------------------------------------------------------------------------------
+
+
+def mirrored(images: Images, generator: torch.Generator) -> Images:
+    """Each picture mirrored with probability 1/2."""
+    turn = torch.rand(len(images), generator=generator) < 0.5
+    return torch.where(turn.to(images.device)[:, None, None, None], images.flip(-1), images)
+
+
+def validate(network: VQGAN, pictures: Pictures, options: TokenizerOptions, device: torch.device) -> dict[str, float]:
+    """PSNR of reconstructions, and the share of codes that occur in them."""
+    count = min(len(pictures), options.validation_pictures)
+    ratios, codes = [], []
+    for start in range(0, count, options.batch):
+        images = as_images(pictures.batch(np.arange(start, min(start + options.batch, count))), device)
+        with torch.inference_mode(), arithmetic(options.precision, device):
+            codes.append(network.encode(images))
+            ratios.append(psnr(network.decode(codes[-1]), images))
+    used = torch.unique(torch.cat(codes)).numel() / network.codebook_size
+    return {"validation_psnr": float(torch.cat(ratios).mean()), "validation_codes_used": used}
+
+
+def draw_reconstructions(
+    stage: StageFolder, step: int, network: VQGAN, pictures: Pictures, device: torch.device, count: int = 8
+) -> None:
+    """Pictures beside what is left of them after encoding and decoding."""
+    images = as_images(pictures.batch(np.arange(min(count, len(pictures)))), device)
+    restored = network.decode(network.encode(images))
+    save_grid(interleave(images.cpu(), restored.cpu()), stage.sample_path(step, "reconstructions"))
