@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from smalti.errors import InputError, UsageError
-from smalti.files import write_bytes
+from smalti.errors import UsageError
 from smalti.types import EMPTY, CellMask
 
 _EMPTY_U16 = 0xFFFF
@@ -31,6 +27,8 @@ class CodeGrid:
     def __post_init__(self) -> None:
         """Raises UsageError for a wrong shape, type, or a code out of range (naming the cell)."""
         codes = self.codes
+        if not 1 <= self.codebook_size <= _EMPTY_U16:
+            raise UsageError(f"a codebook has 1 to {_EMPTY_U16} codes, not {self.codebook_size}", field="codebook_size")
         if codes.ndim != 2 or 0 in codes.shape:
             raise UsageError(f"a grid of codes has rows and columns, not shape {tuple(codes.shape)}", field="codes")
         if codes.dtype.is_floating_point or codes.dtype == torch.bool:
@@ -88,11 +86,15 @@ class CodeGrid:
         return self._with(codes)
 
     def pad(self, top: int = 0, right: int = 0, bottom: int = 0, left: int = 0) -> CodeGrid:
-        """A larger grid with empty cells around this one."""
+        """A larger grid with empty cells around this one. Raises UsageError for negative numbers."""
+        if min(top, right, bottom, left) < 0:
+            raise UsageError("a grid is padded by 0 or more cells; take a part of it with grid[rows, columns]")
         return self._with(torch.nn.functional.pad(self.codes, (left, right, top, bottom), value=EMPTY))
 
     def masked(self, cells: CellMask) -> CodeGrid:
-        """Empty where `cells` bool `(h, w)` is True."""
+        """Empty where `cells` bool `(h, w)` is True. Raises UsageError for a mask of another shape."""
+        if tuple(cells.shape) != self.shape:
+            raise UsageError(f"a mask of shape {tuple(cells.shape)} does not fit a {self.shape} grid")
         return self._with(self.codes.masked_fill(cells, EMPTY))
 
     def count_different(self, other: CodeGrid) -> int:
@@ -113,29 +115,6 @@ class CodeGrid:
         codes = np.frombuffer(data, "<u2").astype(np.int64).reshape(height, width)
         codes[codes == _EMPTY_U16] = EMPTY
         return cls(torch.from_numpy(codes), codebook_size, model)
-
-    def save(self, path: str | Path, *, force: bool = False) -> None:
-        """Write as a small `.npz` (no pickle in it)."""
-        buffer = io.BytesIO()
-        np.savez_compressed(
-            buffer,
-            codes=self.codes.numpy().astype(np.int32),
-            codebook_size=np.int64(self.codebook_size),
-            model=np.str_(self.model or ""),
-        )
-        write_bytes(path, buffer.getvalue(), force=force)
-
-    @classmethod
-    def load(cls, path: str | Path) -> CodeGrid:
-        """Read a file written by `save`; runs no code. Raises InputError naming the file."""
-        try:
-            with np.load(path, allow_pickle=False) as data:
-                codes, size, model = data["codes"], int(data["codebook_size"]), str(data["model"])
-        except FileNotFoundError:
-            raise InputError(f"{path} does not exist") from None
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            raise InputError(f"{path} is not a file of codes written by smalti encode") from None
-        return cls(torch.from_numpy(codes.astype(np.int64)), size, model or None)
 
     def _with(self, codes: torch.Tensor) -> CodeGrid:
         return CodeGrid(codes, self.codebook_size, self.model)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import click
 import typer
 
 from smalti import __version__
@@ -24,8 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in make.COMMANDS:
-    app.command(rich_help_panel=MAKE)(command)
+for verb in make.COMMANDS:
+    app.command(rich_help_panel=MAKE)(verb)
 for command in look.COMMANDS:
     app.command(rich_help_panel=LOOK)(command)
 app.command(rich_help_panel=TRAIN)(train.train)
@@ -57,14 +56,12 @@ def run(arguments: Sequence[str] | None = None) -> int:
     except SmaltiError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        return 2
-    except click.ClickException as error:
-        # one line instead of click's usage box; the full text is one --help away
-        print(f"error: {error.format_message()}", file=sys.stderr)
+    except typer.TyperException as error:
+        # one line instead of a usage box; without a command the help was printed and there is nothing to add
+        if message := error.format_message():
+            print(f"error: {message.rstrip('.')}; see --help", file=sys.stderr)
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("interrupted: what was finished is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:

@@ -31,16 +31,17 @@ def encode(
         smalti encode a.png -o a.codes.npz
     """
     from smalti.cli.pictures import load_pipeline
+    from smalti.formats.codes_file import save_codes
 
     terminal = Terminal(as_json=as_json, quiet=quiet)
-    path = output or image.with_suffix(".codes.npz").with_name(image.stem + ".codes.npz")
+    path = output or image.with_name(f"{image.stem}.codes.npz")
     if path.suffix != ".npz":
         raise UsageError(f"-o {path}: codes are written as .npz", field="output")
     pipe = load_pipeline(model, device, dtype)
     opened = pipe.open(image)
     terminal.remark(opened.remark)
     grid = pipe.encode(opened)
-    grid.save(path, force=force)
+    save_codes(grid, path, force=force)
     terminal.path(path)
     terminal.finish(height=grid.height, width=grid.width, codebook_size=grid.codebook_size)
 
@@ -61,10 +62,10 @@ def decode(
         smalti decode a.codes.npz -o a.png
     """
     from smalti.cli.pictures import load_pipeline, write_image
-    from smalti.codes import CodeGrid
+    from smalti.formats.codes_file import load_codes
 
     terminal = Terminal(as_json=as_json)
-    grid = CodeGrid.load(codes)
+    grid = load_codes(codes)
     path = output or codes.with_name(codes.name.removesuffix(".npz").removesuffix(".codes") + ".png")
     write_image(load_pipeline(model, device, dtype).decode(grid)[0], path, force=force)
     terminal.path(path)

@@ -231,9 +231,9 @@ def load(shared: MakeOptions) -> Pipeline:
 def source(path: Path) -> Any:
     """A picture's path, or the grid in a codes file."""
     if path.suffix == ".npz":
-        from smalti.codes import CodeGrid
+        from smalti.formats.codes_file import load_codes
 
-        return CodeGrid.load(path)
+        return load_codes(path)
     return path
 
 

@@ -158,6 +158,7 @@ def _write_part(folder: Path, config: BaseModel, module: nn.Module, dtype: torch
         for name, value in module.state_dict().items()
     }
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
 
 
 def _read_part(folder: Path, config_type: type[M], build: Callable[[M], Any]) -> Any:

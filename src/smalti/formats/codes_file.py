@@ -1,0 +1,48 @@
+"""Codes of one picture as a small `.npz`: what `smalti encode` writes. Reading runs no code."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from smalti.codes import CodeGrid
+from smalti.errors import InputError
+from smalti.files import write_bytes
+
+_MOST_CELLS = 1 << 26  # in a file: more is no picture
+# what numpy and zipfile raise over damaged bytes; AttributeError and TypeError come from a bare .npy
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError,
+    OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def save_codes(grid: CodeGrid, path: str | Path, *, force: bool = False) -> None:
+    """Write a grid with its codebook size and model. Raises OutputError if it cannot."""
+    buffer = io.BytesIO()
+    np.savez_compressed(
+        buffer,
+        codes=grid.codes.numpy().astype(np.int32),
+        codebook_size=np.int64(grid.codebook_size),
+        model=np.str_(grid.model or ""),
+    )
+    write_bytes(path, buffer.getvalue(), force=force)
+
+
+def load_codes(path: str | Path) -> CodeGrid:
+    """Read a file written by `save_codes`. Raises InputError naming the file, UsageError for codes out of range."""
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            codes, size, model = data["codes"], int(data["codebook_size"]), str(data["model"])
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except _UNREADABLE:
+        raise InputError(f"{path} is not a file of codes written by smalti encode") from None
+    if codes.size > _MOST_CELLS or codes.dtype.kind not in "iu":
+        raise InputError(f"{path} is not a file of codes written by smalti encode")
+    return CodeGrid(torch.from_numpy(codes.astype(np.int64)), size, model or None)
