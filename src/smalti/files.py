@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,23 +39,25 @@ def explained(path: str | Path) -> Iterator[None]:
 def atomic_write(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
 
-    Raises OutputError if `path` exists (unless `force`) or cannot be written; nothing is left behind then.
+    Raises OutputError if `path` exists (unless `force`) or cannot be written; nothing is left behind then. Only a
+    regular file is ever overwritten: renaming onto a device such as /dev/null would replace it for everybody.
     """
     target = Path(path)
-    if target.is_dir():
-        raise OutputError(f"cannot write {target}: it is a folder")
-    if target.exists() and not force:
-        raise OutputError(f"{target} exists already: give another name, or --force to overwrite it")
     with explained(target):
-        handle, name = tempfile.mkstemp(prefix=f".{target.name[:80]}.", suffix=".part", dir=target.parent)
-        os.close(handle)
-    temporary = Path(name)
+        if target.is_dir():
+            raise OutputError(f"cannot write {target}: it is a folder")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"cannot write {target}: it is a device, not a file")
+        if target.exists() and not force:
+            raise OutputError(f"{target} exists already: give another name, or --force to overwrite it")
+        temporary = target.with_name(f".smalti-{secrets.token_hex(8)}.part")
+        # the mode is what any new file gets, less the umask; a name in use would be an error, not a shared file
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     try:
         with explained(target):
             yield temporary
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, target)
     except BaseException:
         with suppress(OSError):
@@ -83,9 +85,3 @@ def sha256_file(path: str | Path) -> str:
     """Hex digest of a file's bytes, read in pieces."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
