@@ -14,6 +14,7 @@ from smalti.cli.doctor import doctor
 from smalti.errors import SmaltiError
 
 MAKE, LOOK, TRAIN = "Make", "Look", "Train & models"
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="smalti",
@@ -52,6 +53,8 @@ def run(arguments: Sequence[str] | None = None) -> int:
     """Run a command line; returns the exit code: 0 ok, 1 failed, 2 usage, 130 interrupted."""
     try:
         code = app(args=list(arguments) if arguments is not None else None, prog_name="smalti", standalone_mode=False)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt  # Typer turns it into an exit code; we want the sentence below as well
         return code if isinstance(code, int) else 0
     except SmaltiError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -63,7 +66,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         print("interrupted: what was finished is kept", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our stdout has gone, e.g. `| head`
         return 1

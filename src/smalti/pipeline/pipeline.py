@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -423,6 +424,8 @@ class Pipeline:
         start = grid.masked(recipe.filled_mask())
         sampler = SamplerOptions.model_validate(recipe.params["sampler"])
         output = self(start, sampler=sampler, seed=recipe.seed)
+        again = recipe.model_copy(update={"pasted": False})  # the decoder's picture: the original's pixels are not here
+        output = dataclasses.replace(output, images=[recipes.embed(output.images[0], again)], params=recipe.params)
         return output, output.grids[0].count_different(grid)
 
     @classmethod
