@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -33,12 +34,23 @@ from smalti.types import CellMask, PixelMask
 _MAX_MASK_PIXELS = 64_000_000
 _GRAMMAR = "write rows:columns as 5:8,3:13, or center:8x6, top:4, px:40:90,32:120, mask.png, joined with +"
 
+_BOX = re.compile(
+    r"(px:)?[0-9]{1,9}:[0-9]{1,9},[0-9]{1,9}:[0-9]{1,9}|center:[0-9]{1,9}x[0-9]{1,9}|(top|bottom|left|right):[0-9]{1,9}"
+)
+_BITS = re.compile(r"(fit:)?bits:[0-9]{1,9}x[0-9]{1,9}:[A-Za-z0-9/=-]*")
+
 
 @dataclass(frozen=True)
 class Region:
     """A part of a picture. Build it from text, `Region["5:8,3:13"]`, or with the constructors below."""
 
     text: str
+
+    def __post_init__(self) -> None:
+        """Raises UsageError for text that is not in its normal form: that takes `Region.parse`."""
+        for part in self.text.removeprefix("not:").split("+"):
+            if not (_BITS.fullmatch(part) or _BOX.fullmatch(part)):
+                raise UsageError(f"region {part[:80]!r} is not understood: {_GRAMMAR}", field="region")
 
     def __class_getitem__(cls, text: str) -> Region:
         return cls.parse(text)
@@ -51,8 +63,9 @@ class Region:
             return text
         body = text.strip()
         inverted = body.startswith("not:")
-        parts = [_normal(part.strip()) for part in body.removeprefix("not:").split("+")]
-        return cls(("not:" if inverted else "") + "+".join(parts))
+        body = body.removeprefix("not:")
+        parts = [body] if os.path.isfile(body) else body.split("+")  # a file's name may have a + in it
+        return cls(("not:" if inverted else "") + "+".join(_normal(part.strip()) for part in parts))
 
     @classmethod
     def box(cls, row0: int, row1: int, col0: int, col1: int) -> Region:
@@ -66,12 +79,15 @@ class Region:
 
     @classmethod
     def from_mask(cls, mask: Image.Image | torch.Tensor | np.ndarray[Any, Any], *, fit: bool = False) -> Region:
-        """The white (or True) pixels of a mask; `fit` resizes it to whatever picture it meets."""
+        """The white (or True) pixels of a mask; `fit` resizes it to whatever picture it meets.
+
+        White is the upper half of 0..255, or of 0..1 in an array with nothing above 1; transparent is not white.
+        """
         if isinstance(mask, Image.Image):
-            selected = np.asarray(mask.convert("L")) >= 128
+            selected = np.asarray(open_image(mask, background=(0, 0, 0)).convert("L")) >= 128
         else:
-            selected = np.asarray(mask)
-            selected = selected if selected.dtype == np.bool_ else selected >= 128
+            values = mask.detach().cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)
+            selected = values if values.dtype == np.bool_ else values >= (0.5 if values.max(initial=0) <= 1 else 128)
         if selected.ndim != 2:
             raise UsageError(f"a mask has rows and columns, not shape {selected.shape}", field="region")
         packed = base64.b64encode(zlib.compress(np.packbits(selected).tobytes(), 9)).decode().replace("+", "-")
@@ -119,7 +135,7 @@ def parse_piece(text: str) -> Piece:
     """`b.png@10:13,5:11` or `b.png@10:13,5:11@9,5`. Raises UsageError for another form."""
     head, at, tail = text.rpartition("@")
     to = None
-    if at and re.fullmatch(r"\d+,\d+", tail):
+    if at and re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", tail):
         row, col = tail.split(",")
         to = (int(row), int(col))
         head, at, tail = head.rpartition("@")
@@ -151,14 +167,14 @@ def _normal(part: str) -> str:
     """A part in its one spelling, mask files replaced by their pixels."""
     body = part.removeprefix("fit:")
     fit = body != part
-    if re.fullmatch(r"bits:\d+x\d+:[A-Za-z0-9/=-]*", body):
+    if _BITS.fullmatch(part):
         return part
     compact = re.sub(r"\s+", "", body)
-    if not fit and re.fullmatch(r"(px:)?\d+:\d+,\d+:\d+|center:\d+x\d+|(top|bottom|left|right):\d+", compact):
+    if not fit and _BOX.fullmatch(compact):
         return compact
     if Path(body).suffix.lower() in (".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".jpg", ".jpeg"):
         return Region.from_mask(open_image(body, background=(0, 0, 0)), fit=fit).text
-    raise UsageError(f"region {part!r} is not understood: {_GRAMMAR}", field="region")
+    raise UsageError(f"region {part[:80]!r} is not understood: {_GRAMMAR}", field="region")
 
 
 def _pixels(part: str, height: int, width: int, cell: int) -> PixelMask:

@@ -46,7 +46,8 @@ def paste(
 
     `decoded` is a picture of the original's size, or one image float `(1, 3, H, W)` in [-1, 1]. `feather` is in
     pixels; 0 = a hard edge. `correct=False` leaves the decoder's colours as they are (beyond the feather).
-    Returns a new RGB picture without `.info`. Raises UsageError for different sizes.
+    Returns a new RGB picture that has the original's colour profile and nothing else of its `.info`. Raises UsageError
+    for different sizes.
     """
     kept = np.asarray(original.convert("RGB"))
     mask = regenerate.detach().to("cpu", torch.bool)
@@ -66,7 +67,10 @@ def paste(
         old_area, new_area = torch.from_numpy(kept[box].copy()), torch.from_numpy(new[box].copy())
         blended = _blend(old_area, new_area, inside, feather, correct)
         out[box] = np.where(inside.numpy()[..., None], blended.numpy(), kept[box])
-    return Image.fromarray(out)
+    picture = Image.fromarray(out)
+    if "icc_profile" in original.info:  # without it the kept bytes would mean other colours
+        picture.info["icc_profile"] = original.info["icc_profile"]
+    return picture
 
 
 def prefill(images: Images, mask: PixelMask) -> Images:

@@ -8,24 +8,30 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from smalti import __version__
 from smalti.codes import CodeGrid
-from smalti.errors import UsageError
+from smalti.errors import OutputError, UsageError
 from smalti.files import sha256_bytes, write_bytes
 from smalti.types import CellMask
 
 KEY = "smalti"
 MAX_CHARACTERS = 1_000_000  # Pillow refuses text chunks of more than 1 MiB
+_PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]*$"  # shown on terminals: a stranger's picture must not command them
+
+
+Side = Annotated[int, Field(ge=1, le=1 << 16)]
+"""Cells along one side of a grid."""
 
 
 class ModelName(BaseModel):
@@ -33,7 +39,7 @@ class ModelName(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field(max_length=300)
+    name: str = Field(max_length=300, pattern=_PRINTABLE)
     sha256: str | None = Field(None, max_length=64)
 
 
@@ -43,12 +49,12 @@ class Recipe(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
     version: Literal[1] = Field(1, alias="schema")
-    verb: str = Field(max_length=40)
+    verb: str = Field(max_length=40, pattern=_PRINTABLE)
     params: dict[str, Any]
     seed: int = Field(ge=0)
     model: ModelName
     codebook_size: int = Field(ge=2, le=65535)
-    grid: tuple[int, int]
+    grid: tuple[Side, Side]
     codes: str
     """base64 of the codes as uint16 little-endian, row by row."""
     filled: str
@@ -57,7 +63,17 @@ class Recipe(BaseModel):
     pixels_sha256: str = ""
     pasted: bool = False
     """True if some pixels are those of the original picture rather than the decoder's."""
-    smalti_version: str = __version__
+    smalti_version: str = Field(__version__, max_length=40, pattern=_PRINTABLE)
+
+    @field_validator("params")
+    @classmethod
+    def _names_its_sampler(cls, params: dict[str, Any]) -> dict[str, Any]:
+        sampler = params.get("sampler")
+        if not isinstance(sampler, dict):
+            raise ValueError("params need the sampler's options")
+        if any(not re.fullmatch(_PRINTABLE, f"{name}{value}") for name, value in sampler.items()):
+            raise ValueError("the sampler's options are not printable")
+        return params
 
     def grid_codes(self) -> CodeGrid:
         """The codes. Raises UsageError if they do not fit the grid or the codebook."""
@@ -84,14 +100,14 @@ def make(
     """The recipe of one result; `params` is its request as JSON."""
     return Recipe(
         verb=params["kind"],
-        params=params,
+        params=_encodable(params),
         seed=params["seed"],
-        model=ModelName(name=model, sha256=codes.model),
+        model=ModelName(name=_encodable(model), sha256=codes.model),
         codebook_size=codes.codebook_size,
         grid=codes.shape,
         codes=base64.b64encode(codes.to_bytes()).decode(),
         filled=base64.b64encode(np.packbits(filled.numpy()).tobytes()).decode(),
-        sources=list(sources),
+        sources=_encodable(list(sources)),
         pasted=pasted,
     )
 
@@ -111,6 +127,7 @@ def embed(image: Image.Image, recipe: Recipe) -> Image.Image:
     """A picture that carries its recipe; one too long for a PNG is left out."""
     made = image.copy()
     made.__class__ = Made
+    made.info.pop(KEY, None)
     text = recipe.model_copy(update={"pixels_sha256": pixels_hash(image)}).model_dump_json(by_alias=True)
     if len(text) <= MAX_CHARACTERS:
         made.info[KEY] = text
@@ -175,18 +192,36 @@ def save_image(image: Image.Image, path: str | Path, *, metadata: bool = True, f
     Raises OutputError if it exists (unless `force`) or cannot be written, UsageError for an unknown suffix.
     """
     suffix = Path(path).suffix.lower()
+    # Pillow takes the colour profile from `.info` by itself, except for JPEG
+    jpeg = {"quality": 95, "subsampling": 0, "icc_profile": image.info.get("icc_profile")}
     formats: dict[str, tuple[str, dict[str, Any]]] = {
         ".png": ("PNG", {"pnginfo": png_text(image) if metadata else None}),
         ".webp": ("WEBP", {"lossless": True}),
-        ".jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
-        ".jpeg": ("JPEG", {"quality": 95, "subsampling": 0}),
+        ".jpg": ("JPEG", jpeg),
+        ".jpeg": ("JPEG", jpeg),
     }
     if suffix not in formats:
         raise UsageError(f"{path}: a picture's name ends in {', '.join(formats)}", field="output")
     name, options = formats[suffix]
     buffer = io.BytesIO()
-    image.save(buffer, name, **options)
+    try:
+        image.save(buffer, name, **options)
+    except (OSError, ValueError, MemoryError) as error:  # WebP ends at 16383 pixels, JPEG at 65500
+        raise OutputError(
+            f"cannot write {path}: a {image.width}x{image.height} picture does not fit {name} ({error}); use .png"
+        ) from error
     write_bytes(path, buffer.getvalue(), force=force)
+
+
+def _encodable(value: Any) -> Any:
+    """The same JSON value in text that UTF-8 can hold: names of files may be bytes that it cannot."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {_encodable(key): _encodable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encodable(item) for item in value]
+    return value
 
 
 def _unpack(text: str) -> bytes:
