@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -179,4 +180,4 @@ def replay(
         raise typer.Exit(1)
 
 
-COMMANDS = [encode, decode, score, info, replay]
+COMMANDS: list[Callable[..., None]] = [encode, decode, score, info, replay]

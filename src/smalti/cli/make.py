@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -185,7 +185,7 @@ def heal(
     edit(image, {"kind": "heal", "amount": amount}, paste_original, feather, show_mask, shared)
 
 
-COMMANDS = [generate, keep, inpaint, stitch, extend, variations, heal]
+COMMANDS: list[Callable[..., None]] = [generate, keep, inpaint, stitch, extend, variations, heal]
 
 
 def selected(region: str, invert: bool) -> str:

@@ -22,7 +22,8 @@ class LeanBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        out: Tensor = x + self.conv2(F.relu(self.conv1(F.relu(x))))
+        return out
 
 
 class SpaceToDepth(nn.Module):

@@ -31,10 +31,10 @@ class LeanDecoder(nn.Module):
 
 def _receptive_radius(blocks_coarse_to_fine: list[int]) -> int:
     """How many cells away a code can change a pixel: one step per 3x3 convolution, halved at every finer level."""
-    radius = 1.0  # the first convolution
+    radius: float = 1.0  # the first convolution
     for level, depth in enumerate(blocks_coarse_to_fine):
-        radius += depth * LeanBlock.radius / 2**level
-    radius += 1 / 2 ** (len(blocks_coarse_to_fine) - 1)  # the head
+        radius += depth * LeanBlock.radius / (1 << level)
+    radius += 1 / (1 << (len(blocks_coarse_to_fine) - 1))  # the head
     return math.ceil(radius)
 
 

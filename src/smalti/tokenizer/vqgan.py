@@ -106,7 +106,7 @@ def _quantizer(config: TokenizerConfig, channels: int) -> Quantizer:
 
 
 def pad_to_cells(images: Images, cell: int) -> Images:
-    """Extend right and bottom to whole cells by reflection (by repetition where the picture is too small to reflect)."""
+    """Extend right and bottom to whole cells by reflection (by repetition where a picture is too small to reflect)."""
     height, width = images.shape[-2:]
     bottom, right = -height % cell, -width % cell
     if not bottom and not right:
