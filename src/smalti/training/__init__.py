@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from smalti.training.prior_stage import PriorOptions, train_prior
 from smalti.training.progress import Progress, Report, SilentProgress
+from smalti.training.recipe import Recipe, load_recipe, preset_names
+from smalti.training.run import export, train
 from smalti.training.runs import RunFolder
 from smalti.training.schedules import LearningRate
 from smalti.training.tokenizer_stage import Losses, TokenizerOptions, train_tokenizer
@@ -13,10 +15,15 @@ __all__ = [
     "Losses",
     "PriorOptions",
     "Progress",
+    "Recipe",
     "Report",
     "RunFolder",
     "SilentProgress",
     "TokenizerOptions",
+    "export",
+    "load_recipe",
+    "preset_names",
+    "train",
     "train_prior",
     "train_tokenizer",
 ]

@@ -38,7 +38,7 @@ class PriorOptions(Length):
 
     size: str = "small"
     """Named size of the network: tiny, mini, small, medium, large, paper."""
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
     """Fields of the network's configuration that differ from the named size."""
     objective: ObjectiveOptions = ObjectiveOptions()
     """The loss."""

@@ -66,7 +66,7 @@ class TokenizerOptions(Length):
 
     size: str = "vqgan_lean"
     """Named size of the network: vqgan_tiny, vqgan_lean, vqgan_lean_large, vqgan_official."""
-    model: dict[str, Any] = {}
+    model: dict[str, Any] = Field(default_factory=dict)
     """Fields of the network's configuration that differ from the named size."""
     losses: Losses = Losses()
     """What is minimised."""
@@ -151,7 +151,8 @@ def train_tokenizer(
 
             values: dict[str, float] = {}
             if validation is not None and step % options.validate_every == 0:
-                values = validate(trainer.ema.model, validation, options, device)
+                count = options.validation_pictures
+                values = validate(trainer.ema.model, validation, count, options.precision, device, options.batch)
                 if values["validation_psnr"] > trainer.best_psnr:
                     trainer.best_psnr = values["validation_psnr"]
                     stage.save_best(step, {"ema": trainer.ema.model.state_dict(), "psnr": trainer.best_psnr})
@@ -332,17 +333,28 @@ def mirrored(images: Images, generator: torch.Generator) -> Images:
     return torch.where(turn.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
-def validate(network: VQGAN, pictures: Pictures, options: TokenizerOptions, device: torch.device) -> dict[str, float]:
-    """PSNR of reconstructions, and the share of codes that occur in them."""
-    count = min(len(pictures), options.validation_pictures)
+def validate(
+    network: VQGAN, pictures: Pictures, count: int, precision: Precision, device: torch.device, batch: int = 16
+) -> dict[str, float]:
+    """PSNR of reconstructions of the first `count` pictures, and the share of codes that occur in them."""
     ratios, codes = [], []
-    for start in range(0, count, options.batch):
-        images = as_images(pictures.batch(np.arange(start, min(start + options.batch, count))), device)
-        with torch.inference_mode(), arithmetic(options.precision, device):
+    count = min(len(pictures), count)
+    for start in range(0, count, batch):
+        images = as_images(pictures.batch(np.arange(start, min(start + batch, count))), device)
+        with torch.inference_mode(), arithmetic(precision, device):
             codes.append(network.encode(images))
             ratios.append(psnr(network.decode(codes[-1]), images))
     used = torch.unique(torch.cat(codes)).numel() / network.codebook_size
     return {"validation_psnr": float(torch.cat(ratios).mean()), "validation_codes_used": used}
+
+
+def measure(network: VQGAN, pictures: Pictures, device: torch.device, most: int = 1000) -> dict[str, str]:
+    """The tokenizer's numbers for the model card, in float32."""
+    values, count = validate(network, pictures, most, "float32", device), min(len(pictures), most)
+    return {
+        "reconstruction PSNR": f"{values['validation_psnr']:.2f} dB on {count} validation pictures",
+        "codes in use": f"{values['validation_codes_used']:.1%} on the same",
+    }
 
 
 def draw_reconstructions(

@@ -1,0 +1,224 @@
+"""`Recipe`: everything a training run is made of, from YAML and `--set a.b=c`.
+
+A wrong key is an error that names the nearest right one. Paths are relative to where the command runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from smalti.errors import SmaltiError, UsageError
+from smalti.prior import SIZES as PRIOR_SIZES
+from smalti.prior import PriorConfig
+from smalti.sampling import SamplerOptions
+from smalti.tokenizer import SIZES as TOKENIZER_SIZES
+from smalti.tokenizer import TokenizerConfig
+from smalti.training.prior_stage import PriorOptions
+from smalti.training.tokenizer_stage import TokenizerOptions
+
+Model = TypeVar("Model", bound=BaseModel)
+_CONFIG = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DataOptions(BaseModel):
+    """Which pictures, and how they are prepared."""
+
+    model_config = _CONFIG
+
+    path: str | None = None
+    """A folder of pictures (with subfolders), a .zip, or a .npy of uint8 (count, height, width, 3)."""
+    validation: str | None = None
+    """The same for validation; without it, `validation_share` of the pictures is held out."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Share held out, at most 1,000 pictures, always the same ones."""
+    size: tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]] = (128, 128)
+    """Height and width in pixels; pictures are scaled to cover it and cut. One number means a square."""
+    flip: bool = False
+    """Mirror pictures at random; wrong where left and right mean something."""
+    make: str | None = None
+    """The command that makes the data, shown if there is none at `path`."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _square(cls, value: Any) -> Any:
+        return (value, value) if isinstance(value, int) else value
+
+
+class Recipe(BaseModel):
+    """A training run: data, both stages, and what is written on the result."""
+
+    model_config = _CONFIG
+
+    name: Annotated[str, Field(pattern=r"^[\w.-]+$")] = "mine"
+    """Names the run's folder and the model."""
+    run: str | None = None
+    """Folder for checkpoints, metrics, samples and the model; default runs/<name>."""
+    stage: Literal["both", "tokenizer", "prior"] = "both"
+    """What to train. The prior alone takes the tokenizer of this run, or `from_model`."""
+    from_model: str | None = None
+    """A model folder whose tokenizer is used instead of training one."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    """Decides initial weights, the order of pictures, masks and samples."""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    """Where to train: auto = CUDA if there is one, else the CPU."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads; default = all."""
+    data: DataOptions = DataOptions()
+    """The pictures."""
+    tokenizer: TokenizerOptions = TokenizerOptions()
+    """The first stage."""
+    prior: PriorOptions = PriorOptions()
+    """The second stage."""
+    dtype: Literal["float32", "float16"] = "float32"
+    """How the model's weights are stored; float16 halves the files."""
+    sampler: dict[str, Any] = Field(default_factory=dict)
+    """Defaults of the model's sampler that differ from smalti's (see `SamplerOptions`)."""
+    info: dict[str, Any] = Field(default_factory=dict)
+    """For the model card: summary, licence, data, attribution, limits."""
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.run) if self.run else Path("runs") / self.name
+
+    def tokenizer_config(self) -> TokenizerConfig:
+        """The tokenizer's architecture. Raises UsageError for an unknown size or a wrong field."""
+        base = _named(self.tokenizer.size, TOKENIZER_SIZES, "tokenizer.size")
+        return _configured(TokenizerConfig, base.model_dump(mode="json"), self.tokenizer.model, "tokenizer.model")
+
+    def prior_config(self, codebook_size: int, cell: int) -> PriorConfig:
+        """The prior's architecture for codes of that tokenizer. Raises UsageError as `tokenizer_config` does."""
+        base = _named(self.prior.size, PRIOR_SIZES, "prior.size")
+        window = {"height": -(-self.data.size[0] // cell), "width": -(-self.data.size[1] // cell)}
+        fields = {**base, "codebook_size": codebook_size, **window}
+        return _configured(PriorConfig, fields, self.prior.model, "prior.model")
+
+    def check(self) -> None:
+        """Raise UsageError for what can be known to be wrong before any picture is read."""
+        if self.data.path is None:
+            raise UsageError("the recipe has no data: --set data.path=FOLDER (or .zip, .npy)", field="data.path")
+        cell = self.tokenizer_config().cell
+        if self.from_model is None and any(side % cell for side in self.data.size):
+            raise UsageError(f"data.size {self.data.size} is not a multiple of the tokenizer's cell of {cell} pixels",
+                             field="data.size")  # fmt: skip
+        self.prior_config(1024, cell)
+        SamplerOptions(**self.sampler)
+
+
+def load_recipe(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
+    """The recipe called so, or in that YAML file, with `changes` such as "prior.steps=2000" applied.
+
+    Raises UsageError naming the file, the field, and the nearest known name.
+    """
+    text, source = _read(recipe)
+    try:
+        fields = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(fields, dict):
+        raise UsageError(f"{source} holds no fields")
+    for change in changes:
+        _apply(fields, change)
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        raise _explained(error, Recipe, source) from None
+
+
+def preset_names() -> list[str]:
+    """The recipes that ship with smalti."""
+    folder = resources.files("smalti.training") / "recipes"
+    return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+# --- parts ------------------------------------------------------------------------------------------------------------
+
+
+def _read(recipe: str | Path) -> tuple[str, str]:
+    """(text, name for messages)."""
+    path = Path(recipe)
+    if path.suffix.lower() in (".yaml", ".yml") or path.is_file():
+        try:
+            return path.read_text("utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    name, known = str(recipe), preset_names()
+    if name not in known:
+        raise UsageError(f"no recipe is called {name!r}{_nearest(name, known)}; a file's name ends in .yaml")
+    return (resources.files("smalti.training") / "recipes" / f"{name}.yaml").read_text("utf-8"), name
+
+
+def _apply(fields: dict[str, Any], change: str) -> None:
+    """Set one field, "a.b=c" with c in YAML."""
+    place, equals, value = change.partition("=")
+    keys = place.strip().split(".")
+    if not equals or not all(keys):
+        raise UsageError(f"--set {change}: write it as field=value, for example prior.steps=2000")
+    for key in keys[:-1]:
+        if fields.get(key) is None:
+            fields[key] = {}
+        fields = fields[key]
+        if not isinstance(fields, dict):
+            raise UsageError(f"--set {change}: {key} has no fields", field=place)
+    try:
+        fields[keys[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        fields[keys[-1]] = value
+
+
+def _explained(error: ValidationError, model: type[BaseModel], source: str) -> UsageError:
+    """The first complaint of pydantic in one line."""
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"]]
+    field = ".".join(where)
+    if first["type"] == "extra_forbidden":
+        known = list(_fields_at(model, where[:-1]))
+        return UsageError(f"{source}: there is no field {field}{_nearest(where[-1], known)}", field=field)
+    message = first["msg"].removeprefix("Value error, ")
+    given = first.get("input")
+    shown = f" (given: {given})" if isinstance(given, str | int | float | bool) else ""
+    return UsageError(f"{source}: {field}: {message}{shown}", field=field)
+
+
+def _fields_at(model: type[BaseModel], where: Sequence[str]) -> Sequence[str]:
+    """Names of the fields of the nested model at `where`."""
+    for name in where:
+        inner = model.model_fields[name].annotation if name in model.model_fields else None
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = get_close_matches(name, known, 1)
+    if near:
+        return f"; did you mean {near[0]}?"
+    return f"; there are: {', '.join(known)}" if known else ""
+
+
+def _named(name: str, table: Any, field: str) -> Any:
+    if name not in table:
+        raise UsageError(f"{field}: no size is called {name!r}{_nearest(name, list(table))}", field=field)
+    return table[name]
+
+
+def _configured(model: type[Model], base: dict[str, Any], changes: dict[str, Any], field: str) -> Model:
+    """`model` from `base` with `changes`, which may reach into nested fields."""
+    merged = dict(base)
+    for key, value in changes.items():
+        inner = merged.get(key)
+        merged[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
+    try:
+        return model(**merged)
+    except SmaltiError:
+        raise
+    except ValidationError as error:
+        raise _explained(error, model, field) from None

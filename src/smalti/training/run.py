@@ -1,0 +1,224 @@
+"""`train`: from a recipe to a model folder."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from smalti.data import Pictures, cached_codes, load_pictures, split
+from smalti.errors import DataError, ModelError, UsageError
+from smalti.files import sha256_bytes
+from smalti.formats.folder import load_model, save_model
+from smalti.prior import AbsorbingTransformer
+from smalti.sampling import SamplerOptions
+from smalti.tokenizer import VQGAN
+from smalti.training.checkpoints import latest_checkpoint, load_checkpoint
+from smalti.training.prior_stage import train_prior, validate
+from smalti.training.progress import Progress, Report, SilentProgress, duration
+from smalti.training.recipe import Recipe, load_recipe
+from smalti.training.runs import RunFolder
+from smalti.training.schedules import Clock
+from smalti.training.tokenizer_stage import measure, train_tokenizer
+
+
+def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = None) -> Path:
+    """Train what the recipe asks for and return the model folder, `<run>/model`.
+
+    resume: go on from the newest checkpoints of the run's folder; it is an error if there are none. Without it, it is
+    an error if there are any. Raises SmaltiError with one line for whatever a user can get wrong; KeyboardInterrupt or
+    SystemExit(143) after Ctrl-C or SIGTERM, once a checkpoint is written.
+    """
+    recipe.check()
+    watcher = progress or SilentProgress()
+    run = RunFolder(recipe.folder, watcher)
+    _check_resume(run, recipe, resume)
+    device = _device(recipe.device)
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    with watcher:
+        training, validation = _pictures(recipe, run)
+        run.write_config(recipe.model_dump(mode="json"))
+        tokenizer = _tokenizer(recipe, run, training, validation, resume, device)
+        facts: dict[str, Any] = measure(tokenizer, validation, device)
+        if recipe.stage == "tokenizer":
+            return _save(recipe, run, tokenizer, None, facts)
+        prior, more = _prior(recipe, run, tokenizer, training, validation, resume, device)
+        return _save(recipe, run, tokenizer, prior, facts | more)
+
+
+def export(run_folder: str | Path, target: str | Path, *, force: bool = False) -> Path:
+    """The model of a run as it is now, from its newest checkpoints, as a model folder at `target`.
+
+    For a look at a run that is still going. Raises ModelError if the folder holds no run with a tokenizer.
+    """
+    folder = Path(run_folder)
+    if not (folder / "config.yaml").is_file():
+        raise ModelError(f"{folder} is not a training run: config.yaml is missing")
+    recipe = load_recipe(folder / "config.yaml", [f"run={folder}"])
+    run = RunFolder(folder)
+    tokenizer = stored(_trained_tokenizer(recipe, run), recipe.dtype)
+    prior = None
+    state = latest_checkpoint(run.stage("prior").checkpoints)
+    if state is not None:
+        prior = AbsorbingTransformer(recipe.prior_config(tokenizer.codebook_size, tokenizer.cell)).eval()
+        prior.load_state_dict(load_checkpoint(state)["ema"])
+    _write(recipe, Path(target), tokenizer, prior, {}, force)
+    return Path(target)
+
+
+# --- the parts of a run -----------------------------------------------------------------------------------------------
+
+
+def _check_resume(run: RunFolder, recipe: Recipe, resume: bool) -> None:
+    names = ("tokenizer", "prior") if recipe.stage == "both" else (recipe.stage,)
+    if resume and not any(run.stage(name).started() for name in names):
+        raise ModelError(f"nothing to resume in {run.path}: no {' or '.join(names)} checkpoint there")
+
+
+def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
+    data = recipe.data
+    assert data.path is not None
+    for path in (data.path, data.validation):
+        if path is not None and not Path(path).exists():
+            hint = f"; make it with: {data.make}" if data.make else ""
+            raise DataError(f"no data at {path}{hint}")
+    message = run.progress.message
+    pictures = load_pictures(data.path, data.size, run.cache, message=message)
+    if data.validation is not None:
+        return pictures, load_pictures(data.validation, data.size, run.cache, message=message)
+    return split(pictures, data.validation_share)
+
+
+def _tokenizer(
+    recipe: Recipe, run: RunFolder, training: Pictures, validation: Pictures, resume: bool, device: torch.device
+) -> VQGAN:
+    """The tokenizer whose codes the prior learns: trained now, or taken from where the recipe says."""
+    if recipe.stage != "prior" and recipe.from_model is None:
+        tokenizer = train_tokenizer(
+            training,
+            recipe.tokenizer_config(),
+            recipe.tokenizer,
+            run,
+            validation=validation,
+            flip=recipe.data.flip,
+            seed=recipe.seed,
+            resume=resume and run.stage("tokenizer").started(),
+            device=device,
+        )
+    else:
+        tokenizer = _trained_tokenizer(recipe, run)
+    return stored(tokenizer, recipe.dtype).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _trained_tokenizer(recipe: Recipe, run: RunFolder) -> VQGAN:
+    if recipe.from_model is not None:
+        return load_model(recipe.from_model).tokenizer
+    stage = run.stage("tokenizer")
+    path = latest_checkpoint(stage.checkpoints, run.progress.message)
+    if path is None:
+        raise UsageError(
+            f"the prior needs a tokenizer: {run.path} has none; train it (stage: both) or give from_model: FOLDER",
+            field="from_model",
+        )
+    best = stage.best() if recipe.tokenizer.keep == "best" else None
+    tokenizer = VQGAN(recipe.tokenizer_config()).eval()
+    tokenizer.load_state_dict((best or load_checkpoint(path))["ema"])
+    return tokenizer
+
+
+def stored(tokenizer: VQGAN, dtype: str) -> VQGAN:
+    """`tokenizer` with weights rounded as they will be stored, so that the prior learns the shipped one's codes."""
+    if dtype == "float16":
+        with torch.no_grad():
+            for value in tokenizer.state_dict().values():
+                if value.is_floating_point():
+                    value.copy_(value.half())
+    return tokenizer
+
+
+def _prior(
+    recipe: Recipe,
+    run: RunFolder,
+    tokenizer: VQGAN,
+    training: Pictures,
+    validation: Pictures,
+    resume: bool,
+    device: torch.device,
+) -> tuple[AbsorbingTransformer, dict[str, Any]]:
+    config = recipe.prior_config(tokenizer.codebook_size, tokenizer.cell)
+    codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
+    held = cached_codes(validation, tokenizer, run.cache)
+    prior = train_prior(
+        codes,
+        config,
+        recipe.prior,
+        run,
+        validation=held,
+        tokenizer=tokenizer,
+        seed=recipe.seed,
+        resume=resume and run.stage("prior").started(),
+        device=device,
+    )
+    table = torch.from_numpy(np.asarray(held[:1000]).astype(np.int64)).to(device)
+    bits = validate(prior, table, "float32", recipe.seed)
+    return prior, {"bits per token (bound)": f"{bits:.3f} on {len(table)} validation pictures"}
+
+
+def _encoding(run: RunFolder) -> Any:
+    clock = Clock()
+
+    def report(done: int, total: int) -> None:
+        pace = done / max(clock.elapsed, 1e-9)
+        run.progress.report(Report("codes", done, done / total, clock.elapsed, pace))
+
+    return report
+
+
+def _save(
+    recipe: Recipe, run: RunFolder, tokenizer: VQGAN, prior: AbsorbingTransformer | None, metrics: dict[str, Any]
+) -> Path:
+    _write(recipe, run.model, tokenizer, prior, _how(recipe, run) | {"metrics": metrics}, force=True)
+    run.progress.message(f"model: {run.model}")
+    return run.model
+
+
+def _write(
+    recipe: Recipe,
+    target: Path,
+    tokenizer: VQGAN,
+    prior: AbsorbingTransformer | None,
+    facts: dict[str, Any],
+    force: bool,
+) -> None:
+    info = {"name": recipe.name, **facts, **recipe.info}
+    sampler = SamplerOptions(**recipe.sampler).model_dump(mode="json", exclude_unset=True)
+    save_model(
+        target, tokenizer, prior, info=info, sampler_options=sampler, dtype=getattr(torch, recipe.dtype), force=force
+    )
+
+
+def _how(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
+    """What the card says about the training, from the checkpoints."""
+    lines = []
+    for name in ("tokenizer", "prior"):
+        path = latest_checkpoint(run.stage(name).checkpoints)
+        if path is not None:
+            state = load_checkpoint(path)
+            lines.append(f"{name}: {state['step']} steps in {duration(state['elapsed'])}")
+    machine = torch.cuda.get_device_name() if recipe.device.startswith("cuda") else platform.processor() or "CPU"
+    lines.append(f"on {machine}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    digest = sha256_bytes(recipe.model_dump_json().encode())[:12]
+    lines.append(f"recipe {recipe.name} ({digest}), seed {recipe.seed}")
+    return {"training": lines}
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UsageError("device cuda: this torch sees no CUDA device", field="device")
+    return torch.device(name)
