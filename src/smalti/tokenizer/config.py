@@ -52,8 +52,14 @@ class ClassicArchitecture(_Frozen):
     """
 
     kind: Literal["classic"] = "classic"
-    base_channels: Positive = Field(128, description="channels after the first convolution; a multiple of 32")
-    channel_multipliers: tuple[Positive, ...] = Field((1, 1, 2, 2, 4), description="per level, fine to coarse")
+    base_channels: Positive = Field(128, description="channels of a level whose multiplier is 1")
+    channel_multipliers: tuple[Positive, ...] = Field(
+        (1, 1, 2, 2, 4), min_length=1, description="per level, fine to coarse"
+    )
+    stem_channels: Positive | None = Field(
+        None, description="channels after the encoder's first convolution; None = base_channels"
+    )
+    norm_groups: Positive = Field(32, description="groups of every group norm; all channel counts are its multiples")
     res_blocks: Positive = Field(2, description="residual blocks per encoder level")
     extra_decoder_blocks: int = Field(0, ge=0, description="more blocks per decoder level than res_blocks (taming: 1)")
     attention_levels: tuple[int, ...] = Field((4,), description="levels whose blocks are followed by attention")
@@ -62,6 +68,18 @@ class ClassicArchitecture(_Frozen):
     quant_conv: bool = Field(False, description="1x1 convolutions before and after the quantiser")
     z_channels: Positive = Field(256, description="channels that the encoder writes and the decoder reads")
     logsigma_head: bool = Field(False, description="a second head for likelihoods: log standard deviation per value")
+
+    @model_validator(mode="after")
+    def _divides(self) -> ClassicArchitecture:
+        for channels in (self.stem, *(self.base_channels * m for m in self.channel_multipliers)):
+            if channels % self.norm_groups:
+                raise ValueError(f"{channels} channels do not divide into norm_groups = {self.norm_groups}")
+        return self
+
+    @property
+    def stem(self) -> int:
+        """Channels after the encoder's first convolution."""
+        return self.stem_channels or self.base_channels
 
     @property
     def cell(self) -> int:

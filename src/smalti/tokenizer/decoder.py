@@ -48,18 +48,18 @@ class ClassicDecoder(nn.Module):
 
     def __init__(self, arch: ClassicArchitecture) -> None:
         super().__init__()
-        channels = arch.base_channels * arch.channel_multipliers[-1]
+        channels, groups = arch.base_channels * arch.channel_multipliers[-1], arch.norm_groups
         layers: list[nn.Module] = [nn.Conv2d(arch.z_channels, channels, 3, padding=1), *middle(arch, channels)]
         for level in reversed(range(len(arch.channel_multipliers))):
             for _ in range(arch.res_blocks + arch.extra_decoder_blocks):
                 width = arch.base_channels * arch.channel_multipliers[level]
-                layers.append(ResidualBlock(channels, width))
+                layers.append(ResidualBlock(channels, width, groups))
                 channels = width
                 if level in arch.attention_levels:
-                    layers.append(AttentionBlock(channels))
+                    layers.append(AttentionBlock(channels, groups))
             if level > 0:
                 layers.append(Upsample(channels))
-        layers.append(group_norm(channels))
+        layers.append(group_norm(channels, groups))
         if arch.final_activation:
             layers.append(nn.SiLU())
         layers.append(nn.Conv2d(channels, 3, 3, padding=1))

@@ -32,19 +32,19 @@ class ClassicEncoder(nn.Module):
 
     def __init__(self, arch: ClassicArchitecture) -> None:
         super().__init__()
-        channels = arch.base_channels
+        channels, groups = arch.stem, arch.norm_groups
         layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
         last = len(arch.channel_multipliers) - 1
         for level, multiplier in enumerate(arch.channel_multipliers):
             for _ in range(arch.res_blocks):
-                layers.append(ResidualBlock(channels, arch.base_channels * multiplier))
+                layers.append(ResidualBlock(channels, arch.base_channels * multiplier, groups))
                 channels = arch.base_channels * multiplier
                 if level in arch.attention_levels:
-                    layers.append(AttentionBlock(channels))
+                    layers.append(AttentionBlock(channels, groups))
             if level < last:
                 layers.append(Downsample(channels))
         layers += middle(arch, channels)
-        layers.append(group_norm(channels))
+        layers.append(group_norm(channels, groups))
         if arch.final_activation:
             layers.append(nn.SiLU())
         layers.append(nn.Conv2d(channels, arch.z_channels, 3, padding=1))
@@ -58,5 +58,6 @@ class ClassicEncoder(nn.Module):
 
 def middle(arch: ClassicArchitecture, channels: int) -> list[nn.Module]:
     """The blocks at the coarsest resolution, the same in encoder and decoder."""
-    attention = [AttentionBlock(channels)] if arch.mid_attention else []
-    return [ResidualBlock(channels, channels), *attention, ResidualBlock(channels, channels)]
+    groups = arch.norm_groups
+    attention = [AttentionBlock(channels, groups)] if arch.mid_attention else []
+    return [ResidualBlock(channels, channels, groups), *attention, ResidualBlock(channels, channels, groups)]
