@@ -23,7 +23,8 @@ from smalti.cli.terminal import Terminal
 from smalti.errors import UsageError
 
 if TYPE_CHECKING:
-    from smalti.pipeline.pipeline import Pipeline, Result
+    from smalti.pipeline.pipeline import Pipeline
+    from smalti.pipeline.results import Result
     from smalti.pipeline.requests import Request
     from smalti.sampling import FillStep
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from smalti.cli.options import MakeOptions
     from smalti.pipeline.output import Output
-    from smalti.pipeline.pipeline import Pipeline, Result
+    from smalti.pipeline.pipeline import Pipeline
+    from smalti.pipeline.results import Result
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 

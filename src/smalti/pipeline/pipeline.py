@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, Unpack, cast
 
 import torch
 from PIL import Image
@@ -20,7 +19,9 @@ from smalti.pipeline import recipe as recipes
 from smalti.pipeline import requests as ask
 from smalti.pipeline.catalog import resolve
 from smalti.pipeline.compose import paste
+from smalti.pipeline.options import Options, StepCallback
 from smalti.pipeline.output import HistoryStep, Output, marked, merge_histories, surprise_map
+from smalti.pipeline.results import Result, Score
 from smalti.pipeline.sources import Opened, Picture, open_source
 from smalti.pipeline.verbs import FillJob, Model, lower
 from smalti.prior import AbsorbingTransformer
@@ -30,59 +31,7 @@ from smalti.sampling import PRESETS, FillStep, SamplerOptions, elbo_bits, fill_s
 from smalti.tokenizer import VQGAN, check_codes
 from smalti.types import EMPTY, Codes
 
-StepCallback = Callable[["Pipeline", int, int, dict[str, Any]], dict[str, Any]]
-"""`(pipe, step, cells left, {"codes": (n, h, w)}) -> the same dict`, whose codes may have been edited."""
-
 BATCH = 8  # results filled together when the caller does not say: bounds memory, keeps Ctrl-C losses small
-
-
-class Options(TypedDict, total=False):
-    """Keyword arguments that all verbs share."""
-
-    num_images: int
-    seed: int
-    generator: torch.Generator | Sequence[torch.Generator] | None
-    preset: str
-    num_inference_steps: int
-    order: str
-    schedule: str
-    temperature: float
-    top_k: int
-    top_p: float
-    windows: str
-    overlap: int
-    sampler: SamplerOptions
-    callback_on_step_end: StepCallback | None
-    record_history: bool
-    paste_original: bool
-    feather: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """One finished picture."""
-
-    index: int
-    image: Image.Image
-    codes: torch.Tensor
-    """int64 `(h, w)`."""
-    seed: int
-    history: list[HistoryStep]
-    """Steps of this image alone, when they were recorded."""
-
-
-@dataclass(frozen=True)
-class Score:
-    """How likely the model finds a picture."""
-
-    bits_per_token: float
-    """Upper bound on -log2 p(codes) / cells, by stratified ELBO."""
-    bits_per_dim: float
-    """The same per colour value of the picture."""
-    surprise: torch.Tensor
-    """float `(h, w)`: -log2 p(code | all others) of every cell."""
-    image: Image.Image
-    """The surprise as a map, the size of the picture."""
 
 
 class Pipeline:
