@@ -192,11 +192,11 @@ def save_image(image: Image.Image, path: str | Path, *, metadata: bool = True, f
     Raises OutputError if it exists (unless `force`) or cannot be written, UsageError for an unknown suffix.
     """
     suffix = Path(path).suffix.lower()
-    # Pillow takes the colour profile from `.info` by itself, except for JPEG
-    jpeg = {"quality": 95, "subsampling": 0, "icc_profile": image.info.get("icc_profile")}
+    profile = {"icc_profile": image.info.get("icc_profile")}  # only the PNG writer takes it from `.info` by itself
+    jpeg = {"quality": 95, "subsampling": 0, **profile}
     formats: dict[str, tuple[str, dict[str, Any]]] = {
         ".png": ("PNG", {"pnginfo": png_text(image) if metadata else None}),
-        ".webp": ("WEBP", {"lossless": True}),
+        ".webp": ("WEBP", {"lossless": True, **profile}),
         ".jpg": ("JPEG", jpeg),
         ".jpeg": ("JPEG", jpeg),
     }
