@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -205,7 +206,12 @@ def test_forged_masks_are_one_line(text: str) -> None:
 def test_a_mask_that_unpacks_to_more_than_it_says() -> None:
     large = str(Region.from_mask(np.zeros((4000, 4000), dtype=bool)))
     bomb = Region(large.replace("4000x4000", "4x4"))
-    assert not bomb.to_pixels(4, 4, CELL).any()  # two bytes of it were unpacked
+    tracemalloc.start()
+    selected = bomb.to_pixels(4, 4, CELL)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert not selected.any()
+    assert peak < 500_000  # of the two million bytes in it, only what a 4x4 mask needs was unpacked
 
 
 def test_pieces() -> None:

@@ -213,4 +213,4 @@ def test_the_membrane_solves_laplaces_equation_roughly() -> None:
     error = (membrane(harmonic[None], ~rectangle(65, 65, 1, 64, 1, 64))[0] - harmonic).abs()
     assert error.mean() < 0.07
     assert error.max() < 0.14
-    assert torch.cat([error[1], error[:, 1], error[63], error[:, 63]]).max() < 0.03
+    assert torch.cat([error[1], error[:, 1], error[63], error[:, 63]]).max() < 0.05
