@@ -19,6 +19,7 @@ def model_card(index: dict[str, Any]) -> str:
     size = f", made for {window[0]}x{window[1]} cells" if window else ", tokenizer only"
     lines += [f"{index['codebook_size']} codes, {index['cell']} pixels per cell{size}.", ""]
     for title, key in [
+        ("Source", "source"),
         ("Data", "data"),
         ("Licence and attribution", "attribution"),
         ("Training", "training"),

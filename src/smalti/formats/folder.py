@@ -8,10 +8,13 @@ README.md             the model card
 
 from __future__ import annotations
 
+import hashlib
 import json
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,39 +69,61 @@ def save_model(
     `force`, which replaces a model folder but nothing else) or cannot be written, ModelError for a prior that does
     not fit the tokenizer.
     """
-    target = Path(folder)
     _check_fit(tokenizer, prior)
+    with whole_folder(folder, mark=INDEX, force=force) as building:
+        _write_part(building / TOKENIZER, tokenizer.config, tokenizer, dtype)
+        if prior is not None:
+            _write_part(building / PRIOR, prior.config, prior, dtype)
+        index: dict[str, Any] = {
+            "format": FORMAT,
+            "smalti_version": __version__,
+            "cell": tokenizer.cell,
+            "codebook_size": tokenizer.codebook_size,
+            "window": list(prior.window) if prior is not None else None,
+            "sampler": sampler_options or {},
+            "info": info or {},
+        }
+        (building / CARD).write_text(model_card(index), encoding="utf-8")
+        files = sorted(p for p in building.rglob("*") if p.is_file())
+        index["sha256"] = {p.relative_to(building).as_posix(): sha256_file(p) for p in files}
+        (building / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def whole_folder(folder: str | Path, *, mark: str, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `folder`; on success it takes its name, else nothing is left of it.
+
+    An existing folder is replaced only with `force`, and only if it is empty or holds the file `mark`, so that a
+    mistyped name costs nobody's pictures. Raises OutputError otherwise, and when the disk refuses.
+    """
+    target = Path(folder)
     if target.exists():
         if not force:
             raise OutputError(f"{target} exists already: give another name, or --force to replace it")
-        if not (target / INDEX).is_file() and any(target.iterdir()):
-            raise OutputError(f"{target} is not a model folder: it is not replaced")
+        if not target.is_dir() or (not (target / mark).is_file() and any(target.iterdir())):
+            raise OutputError(f"{target} is not replaced: it is no folder of this kind (it has no {mark})")
     with explained(target):
         target.parent.mkdir(parents=True, exist_ok=True)
         building = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
-            _write_part(building / TOKENIZER, tokenizer.config, tokenizer, dtype)
-            if prior is not None:
-                _write_part(building / PRIOR, prior.config, prior, dtype)
-            index: dict[str, Any] = {
-                "format": FORMAT,
-                "smalti_version": __version__,
-                "cell": tokenizer.cell,
-                "codebook_size": tokenizer.codebook_size,
-                "window": list(prior.window) if prior is not None else None,
-                "sampler": sampler_options or {},
-                "info": info or {},
-            }
-            (building / CARD).write_text(model_card(index), encoding="utf-8")
-            files = sorted(p for p in building.rglob("*") if p.is_file())
-            index["sha256"] = {p.relative_to(building).as_posix(): sha256_file(p) for p in files}
-            (building / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+            yield building
             building.chmod(0o755)
             if target.exists():
-                shutil.rmtree(target)
-            building.rename(target)
-        except BaseException:
+                # a folder cannot be renamed onto another: the old one steps aside, and back if that fails
+                old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+                target.rename(old)
+                try:
+                    building.rename(target)
+                except BaseException:
+                    old.rename(target)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)
+            else:
+                building.rename(target)
+        except BaseException as error:
             shutil.rmtree(building, ignore_errors=True)
+            if isinstance(error, SafetensorError):  # what its writer makes of a full disk
+                raise OutputError(f"cannot write {target}: {str(error).splitlines()[0]}") from error
             raise
 
 
@@ -111,7 +136,7 @@ def load_model(folder: str | Path) -> LoadedModel:
     if prior is None and index.get("window"):
         raise ModelError(f"{root / PRIOR} is missing, although {INDEX} speaks of a prior")
     _check_fit(tokenizer, prior)
-    return LoadedModel(tokenizer, prior, tokenizer_identity(root), index.get("sampler", {}), index.get("info", {}))
+    return LoadedModel(tokenizer, prior, tokenizer_identity(tokenizer), index.get("sampler", {}), index.get("info", {}))
 
 
 def read_index(root: Path) -> dict[str, Any]:
@@ -137,9 +162,17 @@ def verify(folder: str | Path) -> dict[str, str]:
     return recorded
 
 
-def tokenizer_identity(root: Path) -> str:
-    """What codes of this tokenizer are known by: a digest of its configuration and weights as stored."""
-    return sha256_file(root / TOKENIZER / WEIGHTS)
+def tokenizer_identity(tokenizer: VQGAN) -> str:
+    """What codes of this tokenizer are known by: a hex sha256 over its configuration and its weights in float32.
+
+    Storing weights in float16 changes them, and thereby the identity; storing those again in float32 does not.
+    """
+    digest = hashlib.sha256(tokenizer.config.model_dump_json(exclude_defaults=True).encode())
+    for name, value in sorted(tokenizer.state_dict().items()):
+        plain = value.detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"\n{name} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
 
 
 def _check_fit(tokenizer: VQGAN, prior: AbsorbingTransformer | None) -> None:
@@ -157,6 +190,9 @@ def _write_part(folder: Path, config: BaseModel, module: nn.Module, dtype: torch
         name: (value.to(dtype) if value.is_floating_point() else value).contiguous().cpu()
         for name, value in module.state_dict().items()
     }
+    for name, value in stored.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ModelError(f"{name} of the {folder.name} is NaN, infinite, or too large for {dtype}: not saved")
     save_file(stored, folder / WEIGHTS, metadata={"format": "pt"})
     (folder / WEIGHTS).chmod(0o644)  # safetensors writes for the owner only
 
