@@ -42,12 +42,22 @@ class Keeper:
         if self._wish.made:
             self._wish.grant()
 
-    def save(self, step: int, loss: Tensor | None) -> None:
+    def save(self, step: int, loss: Tensor) -> None:
         """A checkpoint of `step`, unless there is one. Raises ModelError if the run has diverged."""
         if self._saved == step:
             return
-        if loss is not None:
-            check_finite({"loss": float(loss)}, self._stage, step)
+        check_finite({"loss": float(loss)}, self._stage, step)
+        self._write(step)
+
+    def finish(self, step: int, loss: Tensor | None, *, timed: bool) -> None:
+        """The last checkpoint; of a timed run even if there is one, so that a resume finds the time used up."""
+        if loss is None:  # nothing was left to do
+            return
+        check_finite({"loss": float(loss)}, self._stage, step)
+        if timed or self._saved != step:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
         self._stage.save(step, self._snapshot())
         self._saved = step
 

@@ -119,6 +119,7 @@ def train_prior(
             wish,
             None if state is None else step,
         )
+        loss: Tensor | None = None
         pace = Pace(step * options.batch)
 
         while (progress := options.progress(step, clock.elapsed)) < 1:
@@ -133,6 +134,7 @@ def train_prior(
                     terms = training_loss(network, part, options.objective, generator=generator)
                 torch.autograd.backward(terms.loss / options.accumulate)
                 tally.add(terms)
+            loss = terms.loss.detach()
             norm = nn.utils.clip_grad_norm_(network.parameters(), options.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -150,8 +152,8 @@ def train_prior(
                 stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
             if tokenizer is not None and options.samples and step % options.sample_every == 0:
                 draw_samples(stage, step, ema.model, tokenizer, options, seed)
-            keeper.after(step, terms.loss.detach())
-        keeper.save(step, None)
+            keeper.after(step, loss)
+        keeper.finish(step, loss, timed=options.budget_minutes is not None)
     return ema.model
 
 

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
+
+_QUIET = 10.0
+"""Seconds between two lines of a stage where there is no terminal."""
+
+SHOWN = {
+    "loss": "loss",
+    "codes_used": "codes used",
+    "validation_psnr": "PSNR",
+    "validation_bits_per_token": "bits/token",
+    "epoch": "epoch",
+}
+"""Values worth a place in one line, and what they are called there; metrics.jsonl has all of them."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,15 @@ class TerminalProgress:
             disable=not self._console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._last_line: dict[str, float] = {}
 
     def report(self, report: Report) -> None:
         line = one_line(report)
         if not self._console.is_terminal:
+            now = time.monotonic()
+            if now - self._last_line.get(report.stage, -_QUIET) < _QUIET and report.progress < 1:
+                return
+            self._last_line[report.stage] = now
             self._console.print(f"{report.stage}: {report.progress:.1%}  {line}", highlight=False, soft_wrap=True)
             return
         if report.stage not in self._tasks:
@@ -112,7 +130,7 @@ def one_line(report: Report) -> str:
         parts.append(f"{report.images_per_second:.1f} images/s")
     if report.eta is not None:
         parts.append(f"{duration(report.eta)} left")
-    parts += [f"{name} {value:.4g}" for name, value in report.values.items()]
+    parts += [f"{SHOWN[name]} {value:.4g}" for name, value in report.values.items() if name in SHOWN]
     return "  ".join(parts)
 
 
@@ -121,8 +139,3 @@ def duration(seconds: float) -> str:
     whole = int(seconds + 0.5)
     hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-def as_floats(values: Mapping[str, Any]) -> dict[str, float]:
-    """Scalars of any kind (tensors, numpy, Python) as floats."""
-    return {name: float(value) for name, value in values.items()}

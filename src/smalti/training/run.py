@@ -124,9 +124,12 @@ def _trained_tokenizer(recipe: Recipe, run: RunFolder) -> VQGAN:
             f"the prior needs a tokenizer: {run.path} has none; train it (stage: both) or give from_model: FOLDER",
             field="from_model",
         )
+    state, config = load_checkpoint(path), recipe.tokenizer_config()
+    if state["model"] != config.model_dump_json():
+        raise UsageError(f"{path} is of another tokenizer configuration: use the recipe it was trained with")
     best = stage.best() if recipe.tokenizer.keep == "best" else None
-    tokenizer = VQGAN(recipe.tokenizer_config()).eval()
-    tokenizer.load_state_dict((best or load_checkpoint(path))["ema"])
+    tokenizer = VQGAN(config).eval()
+    tokenizer.load_state_dict((best or state)["ema"])
     return tokenizer
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
@@ -138,6 +139,7 @@ def train_tokenizer(
         keeper = Keeper(
             stage, options.checkpoint_every, trainer.snapshot, wish, None if state is None else trainer.step
         )
+        loss: Tensor | None = None
         pace = Pace(trainer.step * options.batch)
 
         while (progress := options.progress(trainer.step, trainer.clock.elapsed)) < 1:
@@ -164,7 +166,7 @@ def train_tokenizer(
                 done = options.progress(step, elapsed)
                 stage.report(Report("tokenizer", step, done, elapsed, pace.now(step * options.batch), values))
             keeper.after(step, loss)
-        keeper.save(trainer.step, None)
+        keeper.finish(trainer.step, loss, timed=options.budget_minutes is not None)
     if options.keep == "best" and (best := stage.best()) is not None:
         trainer.ema.model.load_state_dict(best["ema"])
     averaged: VQGAN = trainer.ema.model
@@ -282,7 +284,7 @@ class _Trainer:
             dead = self.usage < self.options.dead_below * self.usage.float().mean()
             with torch.no_grad(), arithmetic(self.options.precision, self.device):
                 features = self.network.features(images)
-            self._revived += quantizer.revive(dead, features)
+            self._revived += revive(quantizer, dead, features)
         self.usage.zero_()
 
     def flush(self) -> dict[str, float]:
@@ -322,6 +324,22 @@ class _Trainer:
         self.usage.copy_(state["usage"])
         self.best_psnr = float(state["best_psnr"])
         self.step, self.clock = int(state["step"]), Clock(state["elapsed"])
+
+
+@torch.no_grad()
+def revive(quantizer: CosineQuantizer, dead: Tensor, features: Tensor) -> int:
+    """Move the codes in `dead` (bool `(K,)`) onto random ones of `features` `(n, d, h, w)`; returns how many.
+
+    What `CosineQuantizer.revive` does, solved in float64: LAPACK's float32 solutions depend on where its memory
+    happens to lie, and a resumed run has to be the same to the bit.
+    """
+    rows = dead.nonzero().squeeze(1)
+    flat = F.normalize(features.permute(0, 2, 3, 1).flatten(0, 2).float(), dim=-1)  # (n h w, d)
+    count = min(len(rows), len(flat))
+    chosen = flat[torch.randperm(len(flat))[:count].to(flat.device)].double()
+    solution = torch.linalg.lstsq(quantizer.mix.weight.double(), chosen.t()).solution  # mix(basis) = chosen
+    quantizer.basis[rows[:count]] = solution.t().to(quantizer.basis.dtype)
+    return count
 
 
 # --- looking at the result --------------------------------------------------------------------------------------------

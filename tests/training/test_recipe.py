@@ -1,0 +1,109 @@
+"""Recipes say what is wrong, where, and what was probably meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from smalti.errors import UsageError
+from smalti.training import Recipe, load_recipe, preset_names
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_are_complete(name: str) -> None:
+    recipe = load_recipe(name, ["data.path=somewhere"])
+    recipe.check()
+    assert recipe.tokenizer_config().cell == 8
+    prior = recipe.prior_config(1024, 8)
+    assert (prior.height * 8, prior.width * 8) == recipe.data.size
+
+
+def test_the_shipped_presets() -> None:
+    assert {"tiny", "faces-128", "churches-128"} <= set(preset_names())
+
+
+def test_changes_reach_every_depth(tmp_path: Path) -> None:
+    changes = [
+        "prior.steps=7",
+        "data.size=64",
+        "tokenizer.learning_rate.peak=2e-4",
+        "prior.budget_minutes=1.5",
+        "name=x",
+    ]
+    recipe = load_recipe("tiny", changes)
+    assert (recipe.prior.steps, recipe.prior.budget_minutes) == (7, 1.5)
+    assert recipe.data.size == (64, 64)
+    assert recipe.tokenizer.learning_rate.peak == 2e-4
+    assert recipe.folder == Path("runs/x")
+
+
+def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path, recipe: Recipe) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    assert load_recipe(path) == recipe
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("prior.stpes=7", "no field prior.stpes; did you mean steps?"),
+        ("piror.steps=7", "did you mean prior?"),
+        ("prior.learning_rate.peek=1", "did you mean peak?"),
+        ("prior.steps=0", "prior.steps: Input should be greater than or equal to 1 (given: 0)"),
+        ("prior.batch=many", "prior.batch"),
+        ("stage=all", "stage: Input should be 'both', 'tokenizer' or 'prior' (given: all)"),
+        ("prior.steps", "write it as field=value"),
+        ("name.x=1", "name has no fields"),
+        ("tokenizer.losses.l1=-1", "tokenizer.losses.l1"),
+    ],
+)
+def test_wrong_changes(change: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("tiny", [change])
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("prior.size=smal", "did you mean small?"),
+        ("tokenizer.size=lean", "vqgan_lean"),
+        ("prior.model={d_modle: 8}", "did you mean d_model?"),
+        ("prior.model={d_model: 10, n_heads: 3}", "not a multiple"),
+        ("tokenizer.model={codebook_size: 1}", "codebook_size"),
+        ("data.size=[60, 64]", "not a multiple"),
+        ("sampler={order: spiral}", "spiral"),
+        ("data.path=null", "--set data.path="),
+    ],
+)
+def test_wrong_models_are_found_before_any_work(change: str, says: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        load_recipe("tiny", ["data.path=x", change]).check()
+    assert says in str(caught.value)
+
+
+def test_unknown_names_and_files(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean faces-128"):
+        load_recipe("face-128")
+    with pytest.raises(UsageError, match=r"absent\.yaml cannot be read"):
+        load_recipe(tmp_path / "absent.yaml")
+    broken = tmp_path / "broken.yaml"
+    for text, says in (("a: [", "not valid YAML"), ("- a", "no fields")):
+        broken.write_text(text)
+        with pytest.raises(UsageError, match=says):
+            load_recipe(broken)
+
+
+def test_every_field_says_what_it_is(recipe: Recipe) -> None:
+    def visit(model: Any, where: str) -> None:
+        for name, field in type(model).model_fields.items():
+            assert field.description, f"{where}{name}"
+            value = getattr(model, name)
+            if hasattr(type(value), "model_fields"):
+                visit(value, f"{where}{name}.")
+
+    visit(recipe, "")

@@ -1,0 +1,210 @@
+"""Both loops: they learn, they resume to the bit, and they refuse what cannot be right."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smalti.data import Pictures
+from smalti.errors import DataError, ModelError, OutputError, UsageError
+from smalti.prior import PriorConfig
+from smalti.tokenizer import TokenizerConfig
+from smalti.training import Losses, PriorOptions, RunFolder, TokenizerOptions, train_prior, train_tokenizer
+from smalti.training.progress import Report, SilentProgress
+
+from .conftest import TINY_PRIOR, TINY_VQGAN, toy_pixels
+
+COMMON: dict[str, Any] = {"batch": 4, "precision": "float32", "log_every": 5, "checkpoint_every": 5}
+CONFIG = TokenizerConfig.model_validate(TINY_VQGAN)
+PRIOR = PriorConfig(codebook_size=16, height=4, width=4, dropout=0.1, **TINY_PRIOR)
+GAN = Losses(adversarial=0.1, matching=1.0, gan_start=4, gan_warmup=2)
+
+
+def toy_set(count: int = 30, seed: int = 0) -> Pictures:
+    return Pictures(toy_pixels(count, seed=seed), np.arange(count), f"toy {count} {seed}")
+
+
+def toy_codes(count: int = 30) -> np.ndarray[Any, np.dtype[np.uint16]]:
+    rng = np.random.default_rng(0)
+    return np.repeat(rng.integers(0, 16, (count, 1, 4)), 4, axis=1).astype(np.uint16)
+
+
+class Stop(SilentProgress):
+    """Raises a signal for this process at a step, as Ctrl-C or a scheduler would."""
+
+    def __init__(self, step: int, number: signal.Signals = signal.SIGINT) -> None:
+        self.step, self.number = step, number
+
+    def report(self, report: Report) -> None:
+        if report.step == self.step:
+            signal.raise_signal(self.number)
+
+
+def tokenizer(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    options = TokenizerOptions(steps=steps, critic_channels=8, revive_every=6, **{**COMMON, **changes})
+    return train_tokenizer(toy_set(), CONFIG, options, run, validation=toy_set(8, 1), flip=True, resume=resume)
+
+
+def gan(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    return tokenizer(run, steps, resume, losses=GAN, **changes)
+
+
+def prior(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    options = PriorOptions(steps=steps, **{**COMMON, "accumulate": 2, **changes})
+    return train_prior(toy_codes(), PRIOR, options, run, validation=toy_codes(4), resume=resume)
+
+
+Trains = Callable[..., nn.Module]
+
+
+def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
+
+
+@pytest.mark.parametrize("train", [tokenizer, gan, prior])
+def test_interrupted_and_resumed_is_uninterrupted(train: Trains, tmp_path: Path) -> None:
+    """17 steps = 10 + resume + 7, bit for bit, with cosine decay, revival, critic, dropout and accumulation in them."""
+    whole = train(RunFolder(tmp_path / "whole"), 17)
+    with pytest.raises(KeyboardInterrupt):
+        train(RunFolder(tmp_path / "parts", Stop(10)), 17)
+    parts = train(RunFolder(tmp_path / "parts"), 17, resume=True)
+    assert same(whole.state_dict(), parts.state_dict())
+
+
+def test_sigterm_saves_and_exits_143(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as caught:
+        prior(RunFolder(tmp_path, Stop(5, signal.SIGTERM)), 20, checkpoint_every=100)
+    assert caught.value.code == 143
+    assert (tmp_path / "prior/checkpoints/last").read_text().strip() == "step-00000005"
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+KILLED = """
+import sys
+import torch
+torch.set_num_threads(1)
+sys.path.insert(0, sys.argv[1])
+from training.test_stages import prior
+from smalti.training import RunFolder
+from smalti.training.progress import SilentProgress
+
+class Loud(SilentProgress):
+    def report(self, report):
+        print(report.step, flush=True)
+
+prior(RunFolder(sys.argv[2], Loud()), 24, log_every=1, checkpoint_every=2)
+"""
+
+
+def test_killed_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
+    whole = prior(RunFolder(tmp_path / "whole"), 24)
+    arguments = [sys.executable, "-c", KILLED, str(Path(__file__).parents[1]), str(tmp_path / "killed")]
+    child = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
+    assert child.stdout is not None
+    with child.stdout:
+        while int(child.stdout.readline()) < 9:
+            pass
+        child.kill()
+        child.wait()
+    resumed = prior(RunFolder(tmp_path / "killed"), 24, resume=True)
+    assert same(whole.state_dict(), resumed.state_dict())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed/metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)), "no step is reported twice"
+
+
+@pytest.mark.parametrize("train", [tokenizer, prior])
+def test_the_loss_goes_down(train: Trains, tmp_path: Path) -> None:
+    train(RunFolder(tmp_path), 250, learning_rate={"peak": 5e-3, "warmup": 10}, checkpoint_every=1000, batch=8)
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    first, last = lines[0]["loss"], lines[-1]["loss"]
+    assert last < 0.75 * first
+    assert {"stage", "step", "seconds", "images_per_second", "loss", "learning_rate", "epoch"} <= lines[-1].keys()
+
+
+def test_best_and_last_are_both_kept(tmp_path: Path) -> None:
+    tokenizer(RunFolder(tmp_path), 20, validate_every=5, keep="best")
+    stage = RunFolder(tmp_path).stage("tokenizer")
+    best = stage.best()
+    assert best is not None
+    measured = [
+        json.loads(line).get("validation_psnr", 0) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert best["psnr"] == pytest.approx(max(measured), rel=1e-4)
+    assert len(list((tmp_path / "samples").glob("tokenizer-reconstructions-*.png"))) == 4
+
+
+def test_a_budget_ends_a_run_and_counts_across_a_resume(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    prior(run, 1, budget_minutes=0.002)
+    state = run.stage("prior").restore(True, model=PRIOR.model_dump_json(), data=_digest())
+    assert state is not None
+    assert state["elapsed"] >= 0.12
+    prior(run, 1, resume=True, budget_minutes=0.002)  # the time is used up: no further step
+    assert (tmp_path / "prior/checkpoints/last").read_text().strip() == f"step-{state['step']:08d}"
+
+
+def _digest() -> str:
+    from smalti.files import sha256_bytes
+
+    return sha256_bytes(toy_codes().astype(np.int16).tobytes())
+
+
+@pytest.mark.parametrize("train", [tokenizer, prior])
+def test_never_a_silent_restart(train: Trains, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="nothing to resume"):
+        train(RunFolder(tmp_path), 5, resume=True)
+    train(RunFolder(tmp_path), 5)
+    with pytest.raises(OutputError, match="--resume"):
+        train(RunFolder(tmp_path), 5)
+
+
+def test_changed_data_and_changed_models_are_noticed(tmp_path: Path) -> None:
+    prior(RunFolder(tmp_path), 5)
+    options = PriorOptions(steps=9, **COMMON)
+    with pytest.raises(DataError, match="data changed"):
+        train_prior(toy_codes(20), PRIOR, options, RunFolder(tmp_path), resume=True)
+    other = PRIOR.model_copy(update={"d_model": 32})
+    with pytest.raises(UsageError, match="another prior configuration"):
+        train_prior(toy_codes(), other, options, RunFolder(tmp_path), resume=True)
+
+
+def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"diverged.*last good checkpoint"):
+        prior(RunFolder(tmp_path), 40, learning_rate={"peak": 1e30, "warmup": 12, "decay": "constant"}, clip=1e30)
+    for path in (tmp_path / "prior/checkpoints").glob("step-*/state.safetensors"):
+        from safetensors.torch import load_file
+
+        assert all(bool(torch.isfinite(t).all()) for t in load_file(path).values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("codes", "says"),
+    [
+        (np.zeros((4, 4), np.uint16), "shape"),
+        (np.zeros((4, 8, 4), np.uint16), "do not fit"),
+        (np.full((4, 4, 4), 16, np.uint16), "0..15"),
+        (np.zeros((0, 4, 4), np.uint16), "shape"),
+    ],
+)
+def test_codes_that_do_not_fit(codes: Any, says: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=says):
+        train_prior(codes, PRIOR, PriorOptions(steps=1), RunFolder(tmp_path))
+
+
+def test_training_leaves_the_callers_random_numbers_alone(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    prior(RunFolder(tmp_path), 2)
+    assert torch.equal(torch.rand(2), expected)

@@ -1,0 +1,128 @@
+"""`train`: a folder of pictures becomes a model folder that loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from smalti.errors import DataError, ModelError, OutputError, UsageError
+from smalti.formats.folder import load_model, verify
+from smalti.training import Recipe, export, load_recipe, train
+from smalti.training.progress import Report, SilentProgress, duration, one_line
+
+
+class Record(SilentProgress):
+    def __init__(self) -> None:
+        self.stages: list[str] = []
+
+    def report(self, report: Report) -> None:
+        self.stages.append(report.stage)
+
+
+def changed(fields: dict[str, Any], **changes: Any) -> Recipe:
+    return Recipe.model_validate({**fields, **changes})
+
+
+def test_both_stages_then_resume_then_export(recipe: Recipe, tmp_path: Path) -> None:
+    seen = Record()
+    folder = train(recipe, progress=seen)
+    assert folder == tmp_path / "run" / "model"
+    verify(folder)
+    model = load_model(folder)
+    assert model.prior is not None
+    assert model.prior.window == (4, 4)
+    assert model.info["name"] == "toy"
+    assert "reconstruction PSNR" in model.info["metrics"]
+    assert set(seen.stages) == {"tokenizer", "codes", "prior"}
+    run = tmp_path / "run"
+    assert {"config.yaml", "env.json", "metrics.jsonl", "samples", "cache"} <= {p.name for p in run.iterdir()}
+    assert list((run / "samples").glob("prior-samples-*.png"))
+
+    weights = model.prior.state_dict()
+    with pytest.raises(OutputError, match="--resume"):
+        train(recipe)
+    train(recipe, resume=True)  # nothing left to do: the same model again
+    again = load_model(folder).prior
+    assert again is not None
+    assert all(torch.equal(weights[name], value) for name, value in again.state_dict().items())
+
+    looked = load_model(export(run, tmp_path / "look")).prior
+    assert looked is not None
+    assert all(torch.equal(weights[name], value) for name, value in looked.state_dict().items())
+
+
+def test_one_stage_after_the_other_is_both_at_once(fields: dict[str, Any], tmp_path: Path) -> None:
+    both = load_model(train(changed(fields, run=str(tmp_path / "both"))))
+    first = train(changed(fields, stage="tokenizer"))
+    assert load_model(first).prior is None
+    second = load_model(train(changed(fields, stage="prior")))
+    other = train(changed(fields, stage="prior", run=str(tmp_path / "other"), from_model=str(first)))
+    assert both.prior is not None
+    for model in (second, load_model(other)):
+        assert model.prior is not None
+        for part, expected in ((model.prior, both.prior), (model.tokenizer, both.tokenizer)):
+            found = part.state_dict()
+            assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
+
+
+def test_a_half_precision_model_knows_the_codes_of_its_stored_tokenizer(fields: dict[str, Any]) -> None:
+    folder = train(changed(fields, dtype="float16"))
+    tokenizer = load_model(folder).tokenizer
+    assert all(torch.equal(v, v.half().float()) for v in tokenizer.state_dict().values() if v.is_floating_point())
+    from smalti.data import cached_codes, load_pictures, split
+
+    training, _ = split(load_pictures(fields["data"]["path"], (16, 16), folder.parent / "cache"), 0.2)
+    before = sorted((folder.parent / "cache").glob("codes-*"))
+    cached_codes(training, tokenizer, folder.parent / "cache")
+    assert sorted((folder.parent / "cache").glob("codes-*")) == before, (
+        "the cached codes are those of the stored weights"
+    )
+
+
+def test_what_cannot_be_trained(fields: dict[str, Any], tmp_path: Path) -> None:
+    cases: list[tuple[type[Exception], str, dict[str, Any], bool]] = [
+        (ModelError, "nothing to resume", {}, True),
+        (UsageError, "needs a tokenizer", {"stage": "prior"}, False),
+        (
+            DataError,
+            "make it with: paint",
+            {"data": {"path": str(tmp_path / "no"), "make": "paint", "size": 16}},
+            False,
+        ),
+        (DataError, "holds no pictures", {"data": {"path": str(tmp_path / "empty"), "size": 16}}, False),
+    ]
+    (tmp_path / "empty").mkdir()
+    for error, says, changes, resume in cases:
+        with pytest.raises(error, match=says):
+            train(changed(fields, **changes), resume=resume)
+
+
+def test_changed_pictures_are_noticed_on_resume(fields: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in pictures.iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    fields["data"]["path"] = str(copy)
+    train(changed(fields, stage="tokenizer"))
+    (copy / "00.png").write_bytes((copy / "01.png").read_bytes())
+    with pytest.raises(DataError, match="data changed"):
+        train(changed(fields, stage="tokenizer"), resume=True)
+
+
+def test_export_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="not a training run"):
+        export(tmp_path, tmp_path / "x")
+
+
+def test_the_resolved_recipe_of_a_run_is_complete(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe.model_copy(update={"stage": "tokenizer"}))
+    assert load_recipe(tmp_path / "run" / "config.yaml").tokenizer == recipe.tokenizer
+
+
+def test_progress_in_words() -> None:
+    report = Report("prior", 50, 0.25, 100.0, 12.34, {"loss": 1.5, "gradient_norm": 9.0})
+    assert one_line(report) == "step 50  12.3 images/s  5:00 left  loss 1.5"
+    assert (duration(75), duration(7500.4)) == ("1:15", "2:05:00")
