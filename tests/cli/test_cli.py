@@ -132,7 +132,7 @@ def test_nothing_is_overwritten_without_force(work: Path, model: str, capsys: py
         ("generate -o missing/x.png", 1, "the folder does not exist"),
         ("generate --device cuda:77x", 2, "not available"),
         ("stitch --piece a.png", 2, "IMAGE@REGION"),
-        ("decode wrong.npz", 2, "outside 0..31"),
+        ("decode wrong.npz", 1, "wrong.npz: code 77"),
         ("decode text.png", 1, "not a file of codes"),
         ("replay a.png --check", 2, "no smalti recipe"),
         ("frobnicate", 2, "No such command"),

@@ -169,7 +169,8 @@ def replay(
     recipe = recipes.read(picture)
     if recipe is None:
         raise UsageError(f"{image} carries no smalti recipe: nothing to replay")
-    pipe = load_pipeline(model or recipe.model.name, device, dtype)
+    # a name that came with a picture is a stranger's word: it must not start a download
+    pipe = load_pipeline(model or recipe.model.name, device, dtype, local_files_only=model is None)
     again, different = pipe.check_replay(picture)
     terminal.result(f"{different} differing codes")
     if output is not None:

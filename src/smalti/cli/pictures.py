@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
 
 
-def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
+def load_pipeline(model: str, device: str, dtype: str, *, local_files_only: bool = False) -> Pipeline:
     """A model on a device; `auto` takes CUDA, then MPS, then the CPU. Raises UsageError for one that is not there."""
     import torch
 
@@ -34,7 +34,7 @@ def load_pipeline(model: str, device: str, dtype: str) -> Pipeline:
         raise UsageError(f"--device {device} is not available here; there is: {there}", field="device")
     if dtype not in get_args(DType):
         raise UsageError(f"--dtype must be one of {', '.join(get_args(DType))}, not {dtype}", field="dtype")
-    return Pipeline.from_pretrained(model, device=device, dtype=cast("DType", dtype))
+    return Pipeline.from_pretrained(model, device=device, dtype=cast("DType", dtype), local_files_only=local_files_only)
 
 
 def write_image(image: Image.Image, path: Path, *, metadata: bool = True, force: bool = False) -> None:

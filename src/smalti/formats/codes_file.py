@@ -11,14 +11,14 @@ import numpy as np
 import torch
 
 from smalti.codes import CodeGrid
-from smalti.errors import InputError
+from smalti.errors import InputError, UsageError
 from smalti.files import write_bytes
 
-_MOST_CELLS = 1 << 26  # in a file: more is no picture
+_MOST_BYTES = 1 << 28  # unpacked: more is no picture
 # what numpy and zipfile raise over damaged bytes; AttributeError and TypeError come from a bare .npy
 _UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError,
-    OverflowError, SyntaxError, zipfile.BadZipFile, zlib.error,
+    OverflowError, SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 
@@ -35,14 +35,23 @@ def save_codes(grid: CodeGrid, path: str | Path, *, force: bool = False) -> None
 
 
 def load_codes(path: str | Path) -> CodeGrid:
-    """Read a file written by `save_codes`. Raises InputError naming the file, UsageError for codes out of range."""
+    """Read a file written by `save_codes`. Raises InputError naming the file."""
+    not_ours = InputError(f"{path} is not a file of codes written by smalti encode")
     try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MOST_BYTES:
+                raise not_ours  # checked before anything is unpacked
         with np.load(path, allow_pickle=False) as data:
             codes, size, model = data["codes"], int(data["codebook_size"]), str(data["model"])
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, not a file of codes") from None
     except _UNREADABLE:
-        raise InputError(f"{path} is not a file of codes written by smalti encode") from None
-    if codes.size > _MOST_CELLS or codes.dtype.kind not in "iu":
-        raise InputError(f"{path} is not a file of codes written by smalti encode")
-    return CodeGrid(torch.from_numpy(codes.astype(np.int64)), size, model or None)
+        raise not_ours from None
+    if codes.dtype.kind not in "iu":
+        raise not_ours
+    try:
+        return CodeGrid(torch.from_numpy(codes.astype(np.int64)), size, model or None)
+    except UsageError as error:
+        raise InputError(f"{path}: {error}") from None

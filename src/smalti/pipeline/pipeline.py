@@ -384,7 +384,8 @@ class Pipeline:
         recipe = recipes.read(picture)
         if recipe is None:
             raise UsageError("this picture carries no smalti recipe: nothing to replay")
-        return cls.from_pretrained(model or recipe.model.name).check_replay(picture)[0]
+        # a name that came with a picture is a stranger's word: it must not start a download
+        return cls.from_pretrained(model or recipe.model.name, local_files_only=model is None).check_replay(picture)[0]
 
     # --- parts --------------------------------------------------------------------------------------------------
 

@@ -46,6 +46,8 @@ def open_source(image: Picture, tokenizer: VQGAN, identity: str | None) -> Opene
     name = Path(image).name if isinstance(image, str | Path) else "picture"
     picture = open_image(image)
     grid, why = recipes.codes_of(picture, identity)
+    if grid is not None and not _covers(grid, picture, tokenizer):
+        grid, why = None, "re-encoded: its codes do not fit its size"  # only a forged recipe gets here
     if grid is not None:
         codes = grid.codes
         return Opened(Source(lambda _: codes, picture.size, picture, name), {"picture": name, "codes": "its own"})
@@ -56,6 +58,11 @@ def open_source(image: Picture, tokenizer: VQGAN, identity: str | None) -> Opene
         return tokenizer.encode(pixels if hidden is None else prefill(pixels, hidden))[0].cpu()
 
     return Opened(Source(encode, picture.size, picture, name), {"picture": name, "codes": "encoded"}, why)
+
+
+def _covers(grid: CodeGrid, picture: Image.Image, tokenizer: VQGAN) -> bool:
+    shape = (-(-picture.height // tokenizer.cell), -(-picture.width // tokenizer.cell))
+    return grid.shape == shape and grid.codebook_size == tokenizer.codebook_size and not bool(grid.empty.any())
 
 
 def _from_grid(grid: CodeGrid, tokenizer: VQGAN, identity: str | None) -> Opened:

@@ -148,6 +148,8 @@ def extend(request: ask.Extend, source: Source, model: Model) -> FillJob:
     if request.paste_original and source.picture is not None:
         original = Image.new("RGB", wide)
         original.paste(source.picture, (x, y))
+        if "icc_profile" in source.picture.info:
+            original.info["icc_profile"] = source.picture.info["icc_profile"]
     return FillJob(_repeat(codes, request.num_images), wide, original, remade[None], request.feather)
 
 
