@@ -24,8 +24,8 @@ from smalti.errors import UsageError
 
 if TYPE_CHECKING:
     from smalti.pipeline.pipeline import Pipeline
-    from smalti.pipeline.results import Result
     from smalti.pipeline.requests import Request
+    from smalti.pipeline.results import Result
     from smalti.sampling import FillStep
 
 ImageArgument = Annotated[Path, typer.Argument(help="A picture, or codes saved by `smalti encode`.", metavar="IMAGE")]
