@@ -68,6 +68,23 @@ def test_one_stage_after_the_other_is_both_at_once(fields: dict[str, Any], tmp_p
             assert all(torch.equal(found[name], value) for name, value in expected.state_dict().items())
 
 
+def test_training_on_from_a_model(fields: dict[str, Any], tmp_path: Path) -> None:
+    first = train(changed(fields))
+    still = {"learning_rate": {"peak": 1e-12}, "steps": 1, "weight_decay": 0.0}
+    stages = {name: {**fields[name], **still} for name in ("tokenizer", "prior")}
+    stages["tokenizer"]["revive_until"] = 0
+    on = load_model(train(changed(fields, run=str(tmp_path / "on"), start_from=str(first), **stages)))
+    before = load_model(first)
+    for new, old in ((on.tokenizer, before.tokenizer), (on.prior, before.prior)):
+        assert new is not None
+        assert old is not None
+        weights = old.state_dict()
+        assert all(torch.allclose(value, weights[name], atol=1e-8) for name, value in new.state_dict().items())
+    stages["prior"]["model"] = {**fields["prior"]["model"], "d_model": 32}
+    with pytest.raises(UsageError, match=r"another configuration \(d_model\)"):
+        train(changed(fields, run=str(tmp_path / "wider"), start_from=str(first), **stages))
+
+
 def test_a_half_precision_model_knows_the_codes_of_its_stored_tokenizer(fields: dict[str, Any]) -> None:
     folder = train(changed(fields, dtype="float16"))
     tokenizer = load_model(folder).tokenizer

@@ -8,10 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from pydantic import BaseModel
+from torch import Tensor, nn
 
-from smalti.errors import ModelError
-from smalti.prior import fastest_dtype
+from smalti.errors import ModelError, UsageError
+from smalti.prior import AbsorbingTransformer, fastest_dtype
+from smalti.tokenizer import VQGAN
 from smalti.training.checkpoints import State
 from smalti.training.runs import Interruption, StageFolder
 from smalti.training.schedules import Clock
@@ -23,6 +25,16 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
     """Autocast to bfloat16 where asked for, or where the processor has it."""
     dtype = fastest_dtype(device) if precision == "auto" else getattr(torch, precision)
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+
+def begin_with(start: VQGAN | AbsorbingTransformer, config: BaseModel, *networks: nn.Module) -> None:
+    """Copy the weights of `start` into networks of `config`. Raises UsageError if that is not its configuration."""
+    if start.config != config:
+        fields = type(config).model_fields
+        other = [name for name in fields if getattr(start.config, name, None) != getattr(config, name)]
+        raise UsageError(f"the weights to start from are of another configuration ({', '.join(other)})")
+    for network in networks:
+        network.load_state_dict(start.state_dict())
 
 
 class Keeper:

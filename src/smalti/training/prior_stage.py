@@ -26,7 +26,7 @@ from smalti.training.batches import Batches, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
 from smalti.training.grids import save_grid
-from smalti.training.loop import Keeper, Pace, Precision, arithmetic, check_finite
+from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
 from smalti.training.schedules import Clock, LearningRate, Length
@@ -80,6 +80,7 @@ def train_prior(
     *,
     validation: npt.NDArray[np.unsignedinteger[Any]] | Tensor | None = None,
     tokenizer: VQGAN | None = None,
+    start: AbsorbingTransformer | None = None,
     seed: int = 0,
     resume: bool = False,
     device: torch.device | str = "cpu",
@@ -87,7 +88,8 @@ def train_prior(
     """Train a prior on `codes` `(count, h, w)` and return its averaged weights, in evaluation mode.
 
     codes: any integers 0..K-1; they are kept on `device` as a whole. validation: codes whose likelihood is estimated
-    now and then. tokenizer: draws the sample grids; None = no grids. resume: go on from the run's newest checkpoint.
+    now and then. tokenizer: draws the sample grids; None = no grids. start: weights to begin
+    with, of the same configuration. resume: go on from the run's newest checkpoint.
     Raises UsageError for codes and configuration that do not fit together; see `StageFolder.restore` for the rest.
     """
     device = torch.device(device)
@@ -112,6 +114,8 @@ def train_prior(
             ema.model.load_state_dict(state["ema"])
             load_optimizer(optimizer, state["optimizer"])
             step, clock = int(state["step"]), Clock(state["elapsed"])
+        elif start is not None:
+            begin_with(start, config, network, ema.model)
         keeper = Keeper(
             stage,
             options.checkpoint_every,
@@ -140,17 +144,18 @@ def train_prior(
             optimizer.zero_grad(set_to_none=True)
             ema.update(network, step)
             step += 1
+            last = options.progress(step, clock.elapsed) >= 1
 
             values: dict[str, float] = {}
-            if step % options.validate_every == 0 and held is not None:
+            if held is not None and (last or step % options.validate_every == 0):
                 values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed)
-            if step % options.log_every == 0 or values:
+            if last or step % options.log_every == 0 or values:
                 values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
                 check_finite({"loss": values["loss"]}, stage, step)
                 done = options.progress(step, clock.elapsed)
                 values["epoch"] = batches.epoch(step)
                 stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
-            if tokenizer is not None and options.samples and step % options.sample_every == 0:
+            if tokenizer is not None and options.samples and (last or step % options.sample_every == 0):
                 draw_samples(stage, step, ema.model, tokenizer, options, seed)
             keeper.after(step, loss)
         keeper.finish(step, loss, timed=options.budget_minutes is not None)

@@ -64,6 +64,8 @@ class Recipe(BaseModel):
     """What to train. The prior alone takes the tokenizer of this run, or `from_model`."""
     from_model: str | None = None
     """A model folder whose tokenizer is used instead of training one."""
+    start_from: str | None = None
+    """A model folder whose weights both stages begin with: to train on, or on other pictures."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides initial weights, the order of pictures, masks and samples."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

@@ -19,7 +19,7 @@ from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.discriminator import PatchDiscriminator, critic_loss, fooling_loss, matching_loss
 from smalti.training.ema import Ema
 from smalti.training.grids import interleave, save_grid
-from smalti.training.loop import Keeper, Pace, Precision, arithmetic, check_finite
+from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.losses import gradient_loss, perplexity, psnr
 from smalti.training.perceptual import PerceptualLoss
 from smalti.training.progress import Report
@@ -113,6 +113,7 @@ def train_tokenizer(
     run: RunFolder,
     *,
     validation: Pictures | None = None,
+    start: VQGAN | None = None,
     flip: bool = False,
     seed: int = 0,
     resume: bool = False,
@@ -120,8 +121,9 @@ def train_tokenizer(
 ) -> VQGAN:
     """Train a tokenizer on `pictures` and return its averaged weights, in evaluation mode.
 
-    flip: mirror half of the pictures. resume: go on from the run's newest checkpoint. Raises UsageError if the
-    pictures' sides are not multiples of the cell, ModelError if training diverges.
+    start: weights to begin with, of the same configuration. flip: mirror half of the pictures. resume: go on from the
+    run's newest checkpoint. Raises UsageError if the pictures' sides are not multiples of the cell, ModelError if
+    training diverges.
     """
     device = torch.device(device)
     if any(side % config.cell for side in pictures.size):
@@ -136,6 +138,8 @@ def train_tokenizer(
         trainer = _Trainer(config, options, device)
         if state is not None:
             trainer.load(state)
+        elif start is not None:
+            begin_with(start, config, trainer.network, trainer.ema.model)
         keeper = Keeper(
             stage, options.checkpoint_every, trainer.snapshot, wish, None if state is None else trainer.step
         )
@@ -150,16 +154,17 @@ def train_tokenizer(
                 images = mirrored(images, torch.Generator().manual_seed(step_seed))
             loss = trainer.learn(images, progress)
             step = trainer.step
+            last = options.progress(step, trainer.clock.elapsed) >= 1
 
             values: dict[str, float] = {}
-            if validation is not None and step % options.validate_every == 0:
+            if validation is not None and (last or step % options.validate_every == 0):
                 count = options.validation_pictures
                 values = validate(trainer.ema.model, validation, count, options.precision, device, options.batch)
                 if values["validation_psnr"] > trainer.best_psnr:
                     trainer.best_psnr = values["validation_psnr"]
                     stage.save_best(step, {"ema": trainer.ema.model.state_dict(), "psnr": trainer.best_psnr})
                 draw_reconstructions(stage, step, trainer.ema.model, validation, device)
-            if step % options.log_every == 0 or values:
+            if last or step % options.log_every == 0 or values:
                 values = trainer.flush() | values | {"epoch": batches.epoch(step)}
                 check_finite({"loss": values["loss"]}, stage, step)
                 elapsed = trainer.clock.elapsed
