@@ -146,8 +146,10 @@ class CosineQuantizer(nn.Module):
         flat = F.normalize(channels_last(z).reshape(-1, z.shape[1]).float(), dim=-1)
         count = min(len(where), len(flat))
         pick = torch.randperm(len(flat), generator=generator)[:count].to(flat.device)
-        # basis rows are seen through `mix`: solve mix(b) = z for b
-        self.basis[where[:count]] = torch.linalg.lstsq(self.mix.weight.float(), flat[pick].t()).solution.t()
+        # basis rows are seen through `mix`: solve mix(b) = z for b. In float64: LAPACK's float32 solutions depend on
+        # where its memory happens to lie, and a resumed run has to be the same to the bit
+        solution = torch.linalg.lstsq(self.mix.weight.double(), flat[pick].double().t()).solution
+        self.basis[where[:count]] = solution.t().to(self.basis.dtype)
         return count
 
 

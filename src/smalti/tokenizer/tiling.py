@@ -12,9 +12,7 @@ from smalti.types import Codes, Images
 _BLEND = 4  # cells over which tiles of a global decoder (attention, group norm) fade into each other
 
 
-def decode_tiled(
-    decode: Callable[[Codes], Images], codes: Codes, *, cell: int, halo: int | None, tile: int
-) -> Images:
+def decode_tiled(decode: Callable[[Codes], Images], codes: Codes, *, cell: int, halo: int | None, tile: int) -> Images:
     """`(n, h, w)` codes -> `(n, 3, h*cell, w*cell)` on the CPU, calling `decode` on at most (tile + 2 halo)^2 cells.
 
     With a finite receptive field `halo` (in cells) every tile is decoded with all the cells that can reach it and

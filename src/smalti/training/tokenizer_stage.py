@@ -289,7 +289,7 @@ class _Trainer:
             dead = self.usage < self.options.dead_below * self.usage.float().mean()
             with torch.no_grad(), arithmetic(self.options.precision, self.device):
                 features = self.network.features(images)
-            self._revived += revive(quantizer, dead, features)
+            self._revived += quantizer.revive(dead, features)
         self.usage.zero_()
 
     def flush(self) -> dict[str, float]:
@@ -329,22 +329,6 @@ class _Trainer:
         self.usage.copy_(state["usage"])
         self.best_psnr = float(state["best_psnr"])
         self.step, self.clock = int(state["step"]), Clock(state["elapsed"])
-
-
-@torch.no_grad()
-def revive(quantizer: CosineQuantizer, dead: Tensor, features: Tensor) -> int:
-    """Move the codes in `dead` (bool `(K,)`) onto random ones of `features` `(n, d, h, w)`; returns how many.
-
-    What `CosineQuantizer.revive` does, solved in float64: LAPACK's float32 solutions depend on where its memory
-    happens to lie, and a resumed run has to be the same to the bit.
-    """
-    rows = dead.nonzero().squeeze(1)
-    flat = F.normalize(features.permute(0, 2, 3, 1).flatten(0, 2).float(), dim=-1)  # (n h w, d)
-    count = min(len(rows), len(flat))
-    chosen = flat[torch.randperm(len(flat))[:count].to(flat.device)].double()
-    solution = torch.linalg.lstsq(quantizer.mix.weight.double(), chosen.t()).solution  # mix(basis) = chosen
-    quantizer.basis[rows[:count]] = solution.t().to(quantizer.basis.dtype)
-    return count
 
 
 # --- looking at the result --------------------------------------------------------------------------------------------
