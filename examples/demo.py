@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gallery import Picture, Run, Section, command_line, page, strip
 from PIL import Image, ImageChops
+
+from gallery import Picture, Run, Section, command_line, page, strip
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALTI = Path(sys.executable).with_name("smalti")
