@@ -121,7 +121,7 @@ def test_malicious_pickles_are_refused(
     forget, check = untouched
     path = save(wrap(EVIL[name](foreign)), tmp_path / "evil.ckpt")
     forget()
-    with pytest.raises(ModelError, match=r"evil\.ckpt (is refused|is damaged)") as caught:
+    with pytest.raises(ModelError, match=r"evil\.ckpt is refused: it asks for") as caught:
         load_tensors(path)
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
@@ -162,6 +162,7 @@ def test_strange_pickles_are_refused(tmp_path: Path, program: bytes) -> None:
     with pytest.raises(ModelError, match=r"m\.th") as caught:
         load_tensors(pickled_by(program, tmp_path / "m.th"))
     assert "\n" not in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # nobody is advised to load it without protection
 
 
 def test_files_of_another_kind_are_named(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ shape has been accepted.
 
 from __future__ import annotations
 
+import pickle
 import pickletools
 import re
 import zipfile
@@ -37,8 +38,8 @@ _BUILDERS = re.compile(
     r"|collections\.OrderedDict|_codecs\.encode"
 )
 """The names a checkpoint may call. torch itself allows more, among them some that allocate what the file says."""
-_OWN_MODULES = ("torch", "collections", "builtins", "__builtin__", "_codecs")
-"""Modules whose names torch resolves by itself: a placeholder cannot stand in for them."""
+_OWN_MODULES = ("torch", "collections", "builtins", "__builtin__", "_codecs", "os", "posix", "nt", "sys", "subprocess")
+"""Modules whose names torch resolves or blocks by itself, so that a placeholder cannot stand in for them."""
 _STRANGE = {"STACK_GLOBAL", "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID"}
 
 
@@ -61,8 +62,9 @@ def load_checkpoint(path: str | Path) -> Any:
     except _CalledError as error:
         _refuse(file, str(error))
     except Exception as error:
-        reason = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
-        raise ModelError(f"{file} is damaged, or not a checkpoint of tensors: {reason}") from None
+        # torch's own words here advise to load the file without protection
+        reason = "" if isinstance(error, pickle.UnpicklingError) else re.sub(r"\s+", " ", f": {error}")[:160]
+        raise ModelError(f"{file} is damaged, or not a checkpoint of tensors{reason}") from None
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
