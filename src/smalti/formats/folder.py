@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from smalti import __version__
 from smalti.errors import ModelError, OutputError
 from smalti.files import explained, sha256_file
+from smalti.formats.blueprint import blueprint
 from smalti.formats.card import model_card
 from smalti.prior import AbsorbingTransformer, PriorConfig
 from smalti.tokenizer import VQGAN, TokenizerConfig
@@ -206,8 +207,7 @@ def _read_part(folder: Path, config_type: type[M], build: Callable[[M], Any]) ->
         where = ".".join(str(part) for part in first["loc"])
         raise ModelError(f"{config_path} is not a valid configuration: {where}: {first['msg']}") from None
     weights = read_weights(weights_path)
-    with torch.device("meta"):
-        module = build(config)
+    module = blueprint(lambda: build(config))
     _check_tensors(weights_path, module.state_dict(), weights)
     module = module.to_empty(device="cpu")
     module.load_state_dict(

@@ -64,7 +64,7 @@ def import_checkpoint(
         raise ModelError(f"{root} does not exist")
     if heads is not None and heads < 1:
         raise UsageError(f"heads must be at least 1, not {heads}", field="heads")
-    found, beside = _from_folder(root) if root.is_dir() else (_from_file(root, config), None)
+    found, beside = _from_folder(root, config) if root.is_dir() else (_from_file(root, config), None)
     prior_file = _prior_file(Path(prior_path)) if prior_path is not None else beside
     prior = None
     if prior_file is not None:
@@ -83,13 +83,13 @@ def import_checkpoint(
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def _from_folder(root: Path) -> tuple[_Found, Path | None]:
+def _from_folder(root: Path, config: str | Path | None) -> tuple[_Found, Path | None]:
     """The tokenizer in a folder, and the file of the sampler that belongs to it, if there is one."""
     if diffusers.is_diffusers(root) and not (root / INDEX).is_file():
         return _from_diffusers(root), None
     own = unleashing.find_checkpoint(root, "vqgan")
     if own is not None:
-        return _from_file(own), _sampler_of(root)
+        return _from_file(own, config), _sampler_of(root)
     runs = [run for place in (root, root / "logs") if place.is_dir() for run in sorted(place.iterdir()) if run.is_dir()]
     tokenizers = [(run, file) for run in runs if (file := unleashing.find_checkpoint(run, "vqgan"))]
     if len(tokenizers) > 1:
@@ -97,10 +97,10 @@ def _from_folder(root: Path) -> tuple[_Found, Path | None]:
     if tokenizers:
         run, file = tokenizers[0]
         samplers = [f for r in [root, *runs] if (f := unleashing.find_checkpoint(r, "absorbing"))]
-        return _from_file(file), samplers[0] if len(samplers) == 1 else _sampler_of(run)
+        return _from_file(file, config), samplers[0] if len(samplers) == 1 else _sampler_of(run)
     checkpoint = taming.find_checkpoint(root)
     if checkpoint is not None:
-        return _from_file(checkpoint), None
+        return _from_file(checkpoint, config), None
     components = [run for run in runs if diffusers.is_diffusers(run) and _class_of(run) == "VQModel"]
     if len(components) == 1:
         return _from_diffusers(components[0]), None
@@ -111,7 +111,7 @@ def _from_folder(root: Path) -> tuple[_Found, Path | None]:
     raise ModelError(f"{root} holds no checkpoint that is known: {_KNOWN} is expected")
 
 
-def _from_file(file: Path, config: str | Path | None = None) -> _Found:
+def _from_file(file: Path, config: str | Path | None) -> _Found:
     if file.name == diffusers.CONFIG:
         return _from_diffusers(file.parent)
     if file.suffix in (".yaml", ".yml", ".json"):

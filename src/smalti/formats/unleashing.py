@@ -116,7 +116,8 @@ def infer_tokenizer(path: str | Path, found: Mapping[str, Tensor]) -> TokenizerC
             levels[-1].append(at)
     tail = kinds[-5:]
     counts = {len(level) for level in levels}
-    if tail != ["residual", "attention", "residual", "norm", "conv"] or len(counts) != 1 or counts == {0}:
+    strange = not set(kinds[1:-5]) <= {"residual", "attention", "resample"}
+    if tail != ["residual", "attention", "residual", "norm", "conv"] or strange or len(counts) != 1 or counts == {0}:
         raise ModelError(f"{path}: the encoder's blocks are not those of a VQGAN ({' '.join(kinds)[:120]})")
     widths = [channels_of(path, found, f"ae.encoder.blocks.{level[0]}.conv1.weight") for level in levels]
     if any(width % stem for width in widths):
