@@ -74,7 +74,7 @@ class Output:
 def contact_sheet(images: Sequence[Image.Image], *, columns: int | None = None, gap: int = 4) -> Image.Image:
     """Pictures in rows on white, `gap` pixels apart; sized by the largest."""
     width, height = max(i.width for i in images), max(i.height for i in images)
-    columns = columns or max(1, min(len(images), round(math.sqrt(len(images) * height / width))))
+    columns = columns or min(len(images), math.ceil(math.sqrt(len(images) * height / width)))
     rows = math.ceil(len(images) / columns)
     sheet = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for i, image in enumerate(images):

@@ -6,7 +6,6 @@ Three leaves behind one shape: `forward(z) -> Quantized` for training, `indices(
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -113,7 +112,7 @@ class CosineQuantizer(nn.Module):
 
     def __init__(self, codebook_size: int, code_dim: int, *, beta: float = 0.25) -> None:
         super().__init__()
-        self.register_buffer("basis", torch.randn(codebook_size, code_dim) / math.sqrt(code_dim))
+        self.register_buffer("basis", nn.init.normal_(torch.empty(codebook_size, code_dim), std=code_dim**-0.5))
         self.mix = nn.Linear(code_dim, code_dim, bias=False)
         nn.init.eye_(self.mix.weight)
         self.beta = beta
