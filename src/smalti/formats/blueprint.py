@@ -11,11 +11,14 @@ from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T", bound=nn.Module)
 
-_INITIALISERS = (nn.init.normal_, torch.Tensor.normal_)
+_INITIALISERS = {
+    torch.Tensor.normal_,
+    *(getattr(nn.init, name) for name in ("normal_", "uniform_", "kaiming_uniform_", "eye_", "ones_", "zeros_")),
+}
 
 
 class _Uninitialised(TorchFunctionMode):
-    """Skips normal initialisers: on the meta device they do nothing, but importing what does nothing takes seconds."""
+    """Skips initialisers: on the meta device they do nothing, but some import torch's compiler for it, in seconds."""
 
     def __torch_function__(
         self,

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, cast
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from smalti.errors import ModelError
+from smalti.formats.blueprint import blueprint
 from smalti.formats.safe_load import checked, names
 from smalti.tokenizer import VQGAN, ClassicArchitecture, TokenizerConfig
 
@@ -110,8 +110,7 @@ def key_map(config: TokenizerConfig, naming: Naming) -> dict[str, str]:
                 ours = ".".join(filter(None, (f"{side}.blocks.{layer.at}", part)))
                 name = ".".join(filter(None, (theirs, naming.parts.get(layer.kind, {}).get(part, part))))
                 pairs |= {f"{ours}.{kind}": f"{name}.{kind}" for kind in ("weight", "bias")}
-    with torch.device("meta"):
-        expected = VQGAN(config).state_dict()
+    expected = blueprint(lambda: VQGAN(config)).state_dict()
     for ours in expected.keys() - pairs.keys():
         prefix = next((p for p in naming.around if ours.startswith(p + ".")), None)
         assert prefix is not None, ours
@@ -133,8 +132,7 @@ def build_tokenizer(
     Every tensor must be used or `ignored` knowingly. Raises ModelError listing missing and unknown names, or naming
     the tensor of another shape.
     """
-    with torch.device("meta"):
-        model = VQGAN(config)
+    model = blueprint(lambda: VQGAN(config))
     fill_module(path, model, found, pairs, ignored=ignored)
     return model
 

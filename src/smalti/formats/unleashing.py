@@ -19,6 +19,7 @@ from torch import Tensor
 
 from smalti.errors import DataError, ModelError, OutputError, UsageError
 from smalti.files import atomic_write, explained
+from smalti.formats.blueprint import blueprint
 from smalti.formats.classic import (
     Layer,
     Naming,
@@ -159,8 +160,7 @@ def read_prior(
         what = "a VQGAN" if is_tokenizer(found) else "of another layout"
         raise ModelError(f"{path} holds no sampler of unleashing-transformers, it is {what}")
     config = infer_prior(path, found, heads=heads, grid=grid)
-    with torch.device("meta"):
-        model = AbsorbingTransformer(config)
+    model = blueprint(lambda: AbsorbingTransformer(config))
     pairs = prior_key_map(model)
     fill_module(path, model, found, pairs, ignored=lambda name: name in _BUFFERS or name == _UNUSED)
     return model
