@@ -11,10 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 T = TypeVar("T", bound=nn.Module)
 
-_INITIALISERS = {
-    torch.Tensor.normal_,
-    *(getattr(nn.init, name) for name in ("normal_", "uniform_", "kaiming_uniform_", "eye_", "ones_", "zeros_")),
-}
+_INITIALISERS = (nn.init.normal_, torch.Tensor.normal_)
 
 
 class _Uninitialised(TorchFunctionMode):

@@ -114,7 +114,8 @@ class CosineQuantizer(nn.Module):
         super().__init__()
         self.register_buffer("basis", nn.init.normal_(torch.empty(codebook_size, code_dim), std=code_dim**-0.5))
         self.mix = nn.Linear(code_dim, code_dim, bias=False)
-        nn.init.eye_(self.mix.weight)
+        with torch.no_grad():
+            self.mix.weight.zero_().fill_diagonal_(1.0)
         self.beta = beta
 
     @property
