@@ -78,6 +78,13 @@ def test_encode_decode_score_info_replay(work: Path, model: str, capsys: pytest.
     assert Path("r.png").read_bytes() == Path("g.png").read_bytes()
 
 
+def test_decode_gives_back_the_size_of_the_picture(work: Path, model: str) -> None:
+    ok("encode a.png", model)
+    ok("decode a.codes.npz -o d.png", model)
+    with Image.open("d.png") as image:
+        assert image.size == (61, 45)
+
+
 def test_a_changed_picture_is_reencoded_and_the_user_is_told(
     work: Path, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -147,7 +154,7 @@ def test_bad_input_is_one_line_and_the_right_exit_code(
     Path("bomb.png").write_bytes(_huge_png())
     Image.new("L", (9, 9), 255).save("small.png")
     Image.new("L", (61, 45), 0).save("black.png")
-    np.savez("wrong.npz", codes=np.full((2, 2), 77, np.int32), codebook_size=np.int64(32), model=np.str_(""))
+    np.savez("wrong.npz", codes=np.full((2, 2), 77, np.int32), codebook_size=np.int64(32), model=np.str_(""), size=np.zeros(2, np.int64))
     before = set(work.rglob("*"))
     known = command.split()[0] not in ("frobnicate",)
     assert run([*command.split(), *(["-m", model] if known else [])]) == code

@@ -42,7 +42,7 @@ def encode(
     opened = pipe.open(image)
     terminal.remark(opened.remark)
     grid = pipe.encode(opened)
-    save_codes(grid, path, force=force)
+    save_codes(grid, path, size=opened.source.size, force=force)
     terminal.path(path)
     terminal.finish(height=grid.height, width=grid.width, codebook_size=grid.codebook_size)
 
@@ -66,9 +66,12 @@ def decode(
     from smalti.formats.codes_file import load_codes
 
     terminal = Terminal(as_json=as_json)
-    grid = load_codes(codes)
+    saved = load_codes(codes)
     path = output or codes.with_name(codes.name.removesuffix(".npz").removesuffix(".codes") + ".png")
-    write_image(load_pipeline(model, device, dtype).decode(grid)[0], path, force=force)
+    picture = load_pipeline(model, device, dtype).decode(saved.grid)[0]
+    if saved.size is not None:
+        picture = picture.crop((0, 0, *saved.size))
+    write_image(picture, path, force=force)
     terminal.path(path)
     terminal.finish()
 

@@ -234,7 +234,7 @@ def source(path: Path) -> Any:
     if path.suffix == ".npz":
         from smalti.formats.codes_file import load_codes
 
-        return load_codes(path)
+        return load_codes(path).grid
     return path
 
 
