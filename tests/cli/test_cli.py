@@ -154,7 +154,8 @@ def test_bad_input_is_one_line_and_the_right_exit_code(
     Path("bomb.png").write_bytes(_huge_png())
     Image.new("L", (9, 9), 255).save("small.png")
     Image.new("L", (61, 45), 0).save("black.png")
-    np.savez("wrong.npz", codes=np.full((2, 2), 77, np.int32), codebook_size=np.int64(32), model=np.str_(""), size=np.zeros(2, np.int64))
+    none = np.zeros(2, np.int64)
+    np.savez("wrong.npz", codes=np.full((2, 2), 77, np.int32), codebook_size=np.int64(32), model=np.str_(""), size=none)
     before = set(work.rglob("*"))
     known = command.split()[0] not in ("frobnicate",)
     assert run([*command.split(), *(["-m", model] if known else [])]) == code
