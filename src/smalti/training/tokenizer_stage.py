@@ -20,6 +20,7 @@ from smalti.training.ema import Ema
 from smalti.training.grids import interleave, save_grid
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.losses import gradient_loss, perplexity, psnr
+from smalti.training.lpips import Lpips
 from smalti.training.perceptual import PerceptualLoss
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
@@ -46,6 +47,10 @@ class Losses(BaseModel):
     """Features of EfficientNet-Lite0 (extra `train`)."""
     logits: _Weight = 0.0
     """Class logits of the same network (VQGAN+ does this with a ResNet-50)."""
+    lpips: _Weight = 0.0
+    """LPIPS with VGG-16, from `lpips_files`."""
+    lpips_files: tuple[str, ...] = ()
+    """VGG-16 as torchvision saves it, and the linear weights of LPIPS 0.1; you bring them, nothing is downloaded."""
     adversarial: _Weight = 0.0
     """A critic's opinion (hinge), from step `gan_start` on."""
     matching: _Weight = 0.0
@@ -189,6 +194,7 @@ class _Trainer:
         self.ema = Ema(self.network, options.ema)
         self.optimizer = self._adamw(self.network)
         losses = options.losses
+        self.lpips = Lpips(losses.lpips_files).to(device) if losses.lpips else None
         self.perceptual = PerceptualLoss().to(device) if losses.perceptual or losses.logits else None
         self.critic = PatchDiscriminator(options.critic_channels).to(device) if losses.critic else None
         self.critic_optimizer = self._adamw(self.critic) if self.critic is not None else None
@@ -252,6 +258,8 @@ class _Trainer:
             "gradient": (losses.gradient, gradient_loss(difference)),
             "quantizer": (losses.quantizer, quantizer_loss.float()),
         }
+        if self.lpips is not None:
+            terms["lpips"] = (losses.lpips, self.lpips(restored, images))
         if self.perceptual is not None:
             features, logits = self.perceptual(restored, images, logits=losses.logits > 0)
             terms |= {"perceptual": (losses.perceptual, features), "logits": (losses.logits, logits)}
