@@ -1,0 +1,41 @@
+"""Numbers with their protocol: how good reconstructions, likelihoods and samples are, and under which conditions.
+
+It knows models, codes, pictures and features; no verbs, no training, no terminal. No number is called FID, because
+none is made from Inception features: the name of a number carries the label of its features (`fd_enl0`).
+"""
+
+from __future__ import annotations
+
+from smalti.metrics.features import EXTRACTORS, EfficientNetFeatures, Extractor, ModuleFeatures, extractor, features_of
+from smalti.metrics.frechet import Moments, frechet_distance, moments
+from smalti.metrics.kernel import KernelDistance, kernel_distance
+from smalti.metrics.likelihood import Bits, Likelihood, likelihood
+from smalti.metrics.neighbours import Neighbours, nearest
+from smalti.metrics.prdc import PRDC, prdc
+from smalti.metrics.reconstruction import CodebookUse, codebook_use, perceptual_distance, psnr, ssim
+
+__all__ = [
+    "EXTRACTORS",
+    "PRDC",
+    "Bits",
+    "CodebookUse",
+    "EfficientNetFeatures",
+    "Extractor",
+    "KernelDistance",
+    "Likelihood",
+    "ModuleFeatures",
+    "Moments",
+    "Neighbours",
+    "codebook_use",
+    "extractor",
+    "features_of",
+    "frechet_distance",
+    "kernel_distance",
+    "likelihood",
+    "moments",
+    "nearest",
+    "perceptual_distance",
+    "prdc",
+    "psnr",
+    "ssim",
+]
