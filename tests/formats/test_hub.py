@@ -68,6 +68,7 @@ def test_what_came_down_must_be_a_model(folder: Path, monkeypatch: pytest.Monkey
         (LocalEntryNotFoundError("no"), "is not in the local cache: fetch it when the network is there"),
         (ConnectionError("no route\nto host"), "cannot be downloaded: no route$"),
         (refused(HfHubHTTPError), "cannot be downloaded: 401 Client Error: no$"),
+        (RuntimeError("Name or service not known"), "cannot be downloaded: Name or service not known$"),
     ],
 )
 def test_what_can_go_wrong_on_the_way_down(monkeypatch: pytest.MonkeyPatch, error: Exception, message: str) -> None:
@@ -81,7 +82,7 @@ def test_what_can_go_wrong_on_the_way_down(monkeypatch: pytest.MonkeyPatch, erro
 
 def test_nothing_is_fetched_when_only_local_files_may_be_used(tmp_path: Path) -> None:
     """The Hub's own code, with an empty cache: no network is needed to find that out."""
-    with pytest.raises(ModelError, match="is not in the local cache: fetch it without local_files_only"):
+    with pytest.raises(ModelError, match="is not in the local cache: fetch it with smalti models pull me/mosaic"):
         hub.pull("me/mosaic", cache_dir=tmp_path, local_files_only=True)
 
 
@@ -121,7 +122,12 @@ def test_a_damaged_folder_is_not_uploaded(folder: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("error", "message"),
-    [(LocalTokenNotFoundError("no"), "log in with hf auth login"), (refused(HfHubHTTPError), "401 Client Error: no$")],
+    [
+        (LocalTokenNotFoundError("no"), "log in with hf auth login"),
+        (refused(RepositoryNotFoundError), "it does not exist, or is not yours to write"),
+        (refused(HfHubHTTPError), "401 Client Error: no$"),
+        (RuntimeError("Name or service not known"), "cannot write to me/mosaic: Name or service not known$"),
+    ],
 )
 def test_what_can_go_wrong_on_the_way_up(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str

@@ -30,6 +30,7 @@ for command in look.COMMANDS:
     app.command(rich_help_panel=LOOK)(command)
 app.command(rich_help_panel=TRAIN)(train.train)
 app.command("import", rich_help_panel=TRAIN)(models.import_)
+app.command("export", rich_help_panel=TRAIN)(models.export)
 app.add_typer(models.app, name="models", rich_help_panel=TRAIN)
 app.command(rich_help_panel=TRAIN)(doctor)
 

@@ -145,6 +145,8 @@ def read_index(root: Path) -> dict[str, Any]:
     if not root.is_dir():
         raise ModelError(f"{root} is not a folder")
     index = _read_json(root / INDEX)
+    if "format" not in index:
+        raise ModelError(f"{root / INDEX} is not one of smalti's: another library calls its own file the same")
     if index.get("format") != FORMAT:
         raise ModelError(f"{root / INDEX} has format {index.get('format')}, this smalti reads {FORMAT}: update smalti")
     return index

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     LocalEntryNotFoundError,
@@ -49,9 +48,9 @@ def pull(
     except (RepositoryNotFoundError, HFValidationError):
         raise ModelError(f"{repository} is not a repository on the Hub that you can read") from None
     except LocalEntryNotFoundError:
-        how = "without local_files_only" if local_files_only else "when the network is there"
+        how = f"with smalti models pull {repository}" if local_files_only else "when the network is there"
         raise ModelError(f"{repository} is not in the local cache: fetch it {how}") from None
-    except (EntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # see _line
         raise ModelError(f"{repository} cannot be downloaded: {_line(error)}") from None
     root = Path(folder)
     read_index(root)
@@ -82,10 +81,14 @@ def push(
         )
     except LocalTokenNotFoundError:
         raise OutputError(f"cannot write to {repository}: log in with hf auth login") from None
-    except (OSError, ValueError) as error:
+    except RepositoryNotFoundError:
+        raise OutputError(f"cannot write to {repository}: it does not exist, or is not yours to write") from None
+    except Exception as error:  # see _line
         raise OutputError(f"cannot write to {repository}: {_line(error)}") from None
     return str(commit.commit_url)
 
 
 def _line(error: Exception) -> str:
+    """What went wrong, in one line. Any exception: the Hub's client lets those of its HTTP library through, which is
+    requests, httpx or httpx2 depending on its version, and whose errors share no base."""
     return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -97,6 +98,20 @@ class Pipeline:
             sampler_options=self.sampler.model_dump(mode="json"),
             force=force,
         )
+
+    def push_to_hub(self, repository: str, *, private: bool = False, message: str = "Upload a smalti model") -> str:
+        """Upload this model as `user/repo`, made if it does not exist; returns the address of the commit.
+
+        Raises OutputError, in one line, if the Hub refuses or cannot be reached.
+        """
+        from smalti.formats.hub import push
+
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place) / "model"
+            options = self.sampler.model_dump(mode="json")
+            info = {**self.info_, "load": repository}  # the card's example
+            save_model(folder, self.tokenizer, self.prior, info=info, sampler_options=options)
+            return push(folder, repository, private=private, message=message)
 
     def to(self, device: str | torch.device) -> Pipeline:
         """Move the model; returns itself."""
