@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from smalti import __version__
-from smalti.cli import look, make, models, train
+from smalti.cli import look, make, measure, models, train
 from smalti.cli.doctor import doctor
 from smalti.errors import SmaltiError
 
@@ -29,6 +29,7 @@ for verb in make.COMMANDS:
 for command in look.COMMANDS:
     app.command(rich_help_panel=LOOK)(command)
 app.command(rich_help_panel=TRAIN)(train.train)
+app.command(rich_help_panel=TRAIN)(measure.evaluate)
 app.command("import", rich_help_panel=TRAIN)(models.import_)
 app.command("export", rich_help_panel=TRAIN)(models.export)
 app.add_typer(models.app, name="models", rich_help_panel=TRAIN)

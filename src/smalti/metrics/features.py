@@ -52,13 +52,13 @@ class EfficientNetFeatures:
         "to 224x224 (bicubic, antialiased, not rounded again), in [-1, 1]"
     )
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device | str = "cpu") -> None:
         """Raises UsageError if the weights are not installed."""
-        self._net = pretrained()
+        self._net, self._device = pretrained().to(device), device
 
     @torch.inference_mode()
     def __call__(self, images: Images) -> Tensor:
-        return self._net.pooled(resized(images, self.side))
+        return self._net.pooled(resized(images.to(self._device), self.side))
 
 
 class ModuleFeatures:
@@ -106,14 +106,14 @@ class ModuleFeatures:
         return out
 
 
-EXTRACTORS: dict[str, Callable[[], Extractor]] = {"enl0": EfficientNetFeatures}
+EXTRACTORS: dict[str, Callable[[torch.device | str], Extractor]] = {"enl0": EfficientNetFeatures}
 """By the name that `--features` takes."""
 
 
-def extractor(name: str) -> Extractor:
-    """The extractor called `name`. Raises UsageError if there is none, or its weights are missing."""
+def extractor(name: str, device: torch.device | str = "cpu") -> Extractor:
+    """The extractor called `name`, on a device. Raises UsageError if there is none, or its weights are missing."""
     if name in EXTRACTORS:
-        return EXTRACTORS[name]()
+        return EXTRACTORS[name](device)
     if name.lower().startswith(("inception", "fid")):
         raise UsageError(
             "smalti ships no Inception, and a picklable one would run code on loading: load it yourself and pass "

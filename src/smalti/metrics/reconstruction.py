@@ -47,9 +47,10 @@ def perceptual_distance(net: EfficientNetLite0, a: Pixels, b: Pixels) -> Tensor:
     """How far apart a classifier sees each pair, float64 `(n,)`: the form of LPIPS with equal weights on
     EfficientNet-Lite0, not LPIPS itself, and its numbers are not comparable with those.
     """
-    ours, _ = net.features(as_images(a))
-    theirs, _ = net.features(as_images(b))
-    return feature_distance(ours, theirs).double().clone()
+    device = next(net.parameters()).device
+    ours, _ = net.features(as_images(a, device))
+    theirs, _ = net.features(as_images(b, device))
+    return feature_distance(ours, theirs).cpu().double().clone()
 
 
 class CodebookUse(NamedTuple):
