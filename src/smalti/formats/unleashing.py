@@ -251,7 +251,7 @@ def read_latents(path: str | Path, *, codebook_size: int, grid: tuple[int, int] 
     cells = math.prod(data.shape[1:])
     side = math.isqrt(cells)
     height, width = grid or (tuple(data.shape[1:]) if data.dim() == 3 else (side, side))
-    if height * width != cells:
+    if height * width != cells or (data.dim() == 3 and data.shape[1:] != (height, width)):
         raise UsageError(f"{path} has {cells} codes per picture, not {height}x{width}: give the grid", field="grid")
     low, high = int(data.min()), int(data.max())
     if low < 0 or high >= codebook_size:

@@ -73,12 +73,12 @@ class PriorOptions(Length):
 
 
 def train_prior(
-    codes: npt.NDArray[np.unsignedinteger[Any]] | Tensor,
+    codes: npt.NDArray[np.integer[Any]] | Tensor,
     config: PriorConfig,
     options: PriorOptions,
     run: RunFolder,
     *,
-    validation: npt.NDArray[np.unsignedinteger[Any]] | Tensor | None = None,
+    validation: npt.NDArray[np.integer[Any]] | Tensor | None = None,
     tokenizer: VQGAN | None = None,
     start: AbsorbingTransformer | None = None,
     seed: int = 0,
@@ -165,7 +165,7 @@ def train_prior(
 # --- parts of the loop ------------------------------------------------------------------------------------------------
 
 
-def resident(codes: npt.NDArray[np.unsignedinteger[Any]] | Tensor, config: PriorConfig, device: torch.device) -> Tensor:
+def resident(codes: npt.NDArray[np.integer[Any]] | Tensor, config: PriorConfig, device: torch.device) -> Tensor:
     """Codes `(count, h, w)` on the device, in the smallest type that torch can index with: 512 bytes per 16x16."""
     array = codes.cpu().numpy() if isinstance(codes, Tensor) else np.asarray(codes)
     if array.ndim != 3 or not len(array):

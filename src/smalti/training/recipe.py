@@ -34,6 +34,9 @@ class DataOptions(BaseModel):
 
     path: str | None = None
     """A folder of pictures (with subfolders), a .zip, or a .npy of uint8 (count, height, width, 3)."""
+    codes: str | None = None
+    """In place of `path`, for the prior alone: the codes themselves, as a latents file of unleashing-transformers or a
+    .npy of integers (count, rows, columns). They must be those of the tokenizer (`from_model`)."""
     validation: str | None = None
     """The same for validation; without it, `validation_share` of the pictures is held out."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
@@ -104,7 +107,9 @@ class Recipe(BaseModel):
 
     def check(self) -> None:
         """Raise UsageError for what can be known to be wrong before any picture is read."""
-        if self.data.path is None:
+        if self.data.codes is not None:
+            self._check_codes()
+        elif self.data.path is None:
             raise UsageError("the recipe has no data: --set data.path=FOLDER (or .zip, .npy)", field="data.path")
         cell = self.tokenizer_config().cell
         if self.from_model is None and any(side % cell for side in self.data.size):
@@ -112,6 +117,14 @@ class Recipe(BaseModel):
                              field="data.size")  # fmt: skip
         self.prior_config(1024, cell)
         SamplerOptions(**self.sampler)
+
+    def _check_codes(self) -> None:
+        if self.stage != "prior":
+            raise UsageError("data.codes trains the prior alone: --set stage=prior", field="stage")
+        if self.data.path is not None:
+            raise UsageError("give data.codes or data.path, not both", field="data.codes")
+        if self.data.flip:
+            raise UsageError("codes cannot be mirrored as pictures can: data.flip must be false", field="data.flip")
 
 
 def load_recipe(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:

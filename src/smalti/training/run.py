@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from smalti.data import Pictures, cached_codes, load_pictures, split
 from smalti.errors import DataError, ModelError, UsageError
 from smalti.files import sha256_bytes
-from smalti.formats.folder import load_model, save_model
+from smalti.formats.folder import load_model, read_index, save_model
 from smalti.prior import AbsorbingTransformer
 from smalti.sampling import SamplerOptions
 from smalti.tokenizer import VQGAN
 from smalti.training.checkpoints import latest_checkpoint, load_checkpoint
+from smalti.training.given_codes import given_codes
 from smalti.training.prior_stage import train_prior, validate
 from smalti.training.progress import Progress, Report, SilentProgress, duration
 from smalti.training.recipe import Recipe, load_recipe
@@ -40,13 +42,21 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     with watcher:
-        training, validation = _pictures(recipe, run)
-        run.write_config(recipe.model_dump(mode="json"))
-        tokenizer = _tokenizer(recipe, run, training, validation, resume, device)
-        facts: dict[str, Any] = measure(tokenizer, validation, device)
-        if recipe.stage == "tokenizer":
-            return _save(recipe, run, tokenizer, None, facts)
-        prior, more = _prior(recipe, run, tokenizer, training, validation, resume, device)
+        facts: dict[str, Any] = {}
+        if recipe.data.codes is not None:
+            tokenizer = _tokenizer(recipe, run, None, resume, device)
+            codes, held = given_codes(recipe.data, tokenizer.codebook_size, tokenizer.cell)
+            run.write_config(recipe.model_dump(mode="json"))
+        else:
+            training, validation = pictures = _pictures(recipe, run)
+            run.write_config(recipe.model_dump(mode="json"))
+            tokenizer = _tokenizer(recipe, run, pictures, resume, device)
+            facts = measure(tokenizer, validation, device)
+            if recipe.stage == "tokenizer":
+                return _save(recipe, run, tokenizer, None, facts)
+            codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
+            held = cached_codes(validation, tokenizer, run.cache)
+        prior, more = _prior(recipe, run, tokenizer, codes, held, resume, device)
         return _save(recipe, run, tokenizer, prior, facts | more)
 
 
@@ -94,10 +104,11 @@ def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
 
 
 def _tokenizer(
-    recipe: Recipe, run: RunFolder, training: Pictures, validation: Pictures, resume: bool, device: torch.device
+    recipe: Recipe, run: RunFolder, pictures: tuple[Pictures, Pictures] | None, resume: bool, device: torch.device
 ) -> VQGAN:
     """The tokenizer whose codes the prior learns: trained now, or taken from where the recipe says."""
-    if recipe.stage != "prior" and recipe.from_model is None:
+    if pictures is not None and recipe.stage != "prior" and recipe.from_model is None:
+        training, validation = pictures
         tokenizer = train_tokenizer(
             training,
             recipe.tokenizer_config(),
@@ -148,14 +159,12 @@ def _prior(
     recipe: Recipe,
     run: RunFolder,
     tokenizer: VQGAN,
-    training: Pictures,
-    validation: Pictures,
+    codes: npt.NDArray[np.integer[Any]],
+    held: npt.NDArray[np.integer[Any]],
     resume: bool,
     device: torch.device,
 ) -> tuple[AbsorbingTransformer, dict[str, Any]]:
     config = recipe.prior_config(tokenizer.codebook_size, tokenizer.cell)
-    codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
-    held = cached_codes(validation, tokenizer, run.cache)
     prior = train_prior(
         codes,
         config,
@@ -199,11 +208,18 @@ def _write(
     facts: dict[str, Any],
     force: bool,
 ) -> None:
-    info = {"name": recipe.name, **facts, **recipe.info}
+    owed = _owed(recipe.from_model) if recipe.from_model is not None else {}
+    info = {"name": recipe.name, **owed, **facts, **recipe.info}
     sampler = SamplerOptions(**recipe.sampler).model_dump(mode="json", exclude_unset=True)
     save_model(
         target, tokenizer, prior, info=info, sampler_options=sampler, dtype=getattr(torch, recipe.dtype), force=force
     )
+
+
+def _owed(model: str) -> dict[str, Any]:
+    """What the card must go on saying about a tokenizer that was made elsewhere."""
+    info = read_index(Path(model)).get("info", {})
+    return {key: info[key] for key in ("licence", "source", "attribution") if key in info}
 
 
 def _how(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
