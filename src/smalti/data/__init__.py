@@ -4,6 +4,17 @@ from __future__ import annotations
 
 from smalti.data.code_cache import as_images, cached_codes, tokenizer_hash
 from smalti.data.pictures import Pictures, load_pictures, split
-from smalti.data.sources import Source, open_source
+from smalti.data.sources import Source, exists, open_source, split_shards
 
-__all__ = ["Pictures", "Source", "as_images", "cached_codes", "load_pictures", "open_source", "split", "tokenizer_hash"]
+__all__ = [
+    "Pictures",
+    "Source",
+    "as_images",
+    "cached_codes",
+    "exists",
+    "load_pictures",
+    "open_source",
+    "split",
+    "split_shards",
+    "tokenizer_hash",
+]

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from smalti.data.sources import ArraySource, Source, open_source
-from smalti.data.transforms import enlarged, fit
+from smalti.data.sources import ArraySource, Source, open_picture, open_source
+from smalti.data.transforms import Pixels, enlarged, fit, random_cut
 from smalti.errors import DataError, InputError
 from smalti.files import atomic_write, explained, sha256_bytes, write_text
-from smalti.randomness import Purpose, permutation
+from smalti.randomness import Purpose, permutation, uniforms
 
 Message = Callable[[str], None]
 _CHUNK = 256
@@ -36,6 +36,12 @@ class Pictures:
     """int64 `(count,)`: the rows of `pixels` that belong to this set."""
     fingerprint: str
     """sha256 of what the set contains."""
+    cuts: int = 1
+    """Rows of `pixels` made from each picture: they follow each other, the middle first. 1 after `split`."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, sorted; () if there are none."""
+    labels: npt.NDArray[np.int64] | None = None
+    """int64 `(all,)`: the class of each row of `pixels`, if there are classes."""
 
     def __len__(self) -> int:
         return len(self.chosen)
@@ -52,74 +58,114 @@ class Pictures:
     def subset(self, chosen: npt.NDArray[np.int64]) -> Pictures:
         """The pictures at `chosen` (indices into this set)."""
         rows = self.chosen[chosen]
-        return Pictures(self.pixels, rows, sha256_bytes(self.fingerprint.encode() + rows.tobytes()))
+        fingerprint = sha256_bytes(self.fingerprint.encode() + rows.tobytes())
+        return Pictures(self.pixels, rows, fingerprint, classes=self.classes, labels=self.labels)
 
 
 def load_pictures(
-    path: str | Path, size: tuple[int, int], cache: Path, *, message: Message = lambda text: None, workers: int = 4
+    path: str | Path,
+    size: tuple[int, int],
+    cache: Path,
+    *,
+    cuts: int = 1,
+    zoom: float = 1.0,
+    message: Message = lambda text: None,
+    workers: int = 4,
 ) -> Pictures:
     """All pictures at `path` (see `open_source`) as `size` = (height, width) pixels.
 
-    Raises DataError if there are none, or all are damaged. The pixels of a .npy file of that size are used in place.
+    cuts, zoom: of each picture the middle, and `cuts` - 1 random parts magnified up to `zoom` times (`random_cut`);
+    which parts depends on nothing but the picture's place in the source. Raises DataError if there are no pictures, or
+    all are damaged. The pixels of a .npy file of that size are used in place.
     """
     source = open_source(path)
     fingerprint = source.fingerprint()
-    if isinstance(source, ArraySource) and source.pixels.shape[1:3] == size:
+    if cuts == 1 and isinstance(source, ArraySource) and source.pixels.shape[1:3] == size:
         return Pictures(source.pixels, np.arange(len(source.pixels)), fingerprint)
-    key = sha256_bytes(f"{fingerprint} {size[0]}x{size[1]} fit".encode())
+    how = "fit" if cuts == 1 else f"fit cuts={cuts} zoom={zoom}"
+    key = sha256_bytes(f"{fingerprint} {size[0]}x{size[1]} {how}".encode())
     array, facts = cache / f"pictures-{key[:16]}.npy", cache / f"pictures-{key[:16]}.json"
     if not (array.is_file() and facts.is_file() and json.loads(facts.read_text("utf-8")).get("key") == key):
         with explained(cache):
             cache.mkdir(parents=True, exist_ok=True)
-        message(f"reading {len(source.names)} pictures of {source.name}")
-        skipped = _write_pixels(source, size, array, message, workers)
-        note = {"key": key, "source": source.name, "size": list(size), "skipped": skipped}
+        message(f"reading {len(source.names)} pictures of {source.name} ({source.kind})")
+        skipped = _Reader(source, size, cuts, zoom, message, workers).write(array)
+        note = {"key": key, "source": source.name, "size": list(size), "cuts": cuts, "skipped": skipped}
         write_text(facts, json.dumps(note, indent=1), force=True)
     pixels = np.load(array, mmap_mode="r", allow_pickle=False)
-    return Pictures(pixels, np.arange(len(pixels)), key)
+    skipped = json.loads(facts.read_text("utf-8"))["skipped"]
+    classes, labels = _classes(source, set(skipped), cuts)
+    return Pictures(pixels, np.arange(len(pixels)), key, cuts, classes, labels)
 
 
 def split(pictures: Pictures, share: float, most: int = 1000) -> tuple[Pictures, Pictures]:
-    """(training, validation): `share` of the pictures is held out, at least 1 and at most `most`, always the same."""
-    count = min(most, max(1, round(share * len(pictures))))
-    if count >= len(pictures):
-        raise DataError(f"{len(pictures)} picture(s) cannot be split into training and validation: give more pictures")
-    order = permutation(0, Purpose.CHOOSE, len(pictures))
-    return pictures.subset(np.sort(order[count:])), pictures.subset(np.sort(order[:count]))
+    """(training, validation): `share` of the pictures is held out, at least 1 and at most `most`, always the same.
+
+    All cuts of a picture are on one side; of those held out, the middle alone is used.
+    """
+    whole = len(pictures) // pictures.cuts
+    count = min(most, max(1, round(share * whole)))
+    if count >= whole:
+        raise DataError(f"{whole} picture(s) cannot be split into training and validation: give more pictures")
+    order = permutation(0, Purpose.CHOOSE, whole)
+    cuts = np.arange(pictures.cuts)
+    training = (np.sort(order[count:])[:, None] * pictures.cuts + cuts).reshape(-1)
+    return pictures.subset(training), pictures.subset(np.sort(order[:count]) * pictures.cuts)
 
 
-def _write_pixels(source: Source, size: tuple[int, int], target: Path, message: Message, workers: int) -> list[str]:
-    """Decode all into `target` and return the names of those that could not be."""
-    skipped: list[str] = []
-    small = 0
+def _classes(source: Source, skipped: set[str], cuts: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None]:
+    """Names of the classes, and the class of each row."""
+    if source.labels is None:
+        return (), None
+    kept = [label for name, label in zip(source.names, source.labels, strict=True) if name not in skipped]
+    names, numbers = np.unique(np.array(kept), return_inverse=True)
+    return tuple(str(name) for name in names), np.repeat(numbers.astype(np.int64), cuts)
 
-    def read(index: int) -> tuple[npt.NDArray[np.uint8], bool] | InputError:
+
+class _Reader:
+    """Decodes and scales all pictures of a source into one file."""
+
+    def __init__(
+        self, source: Source, size: tuple[int, int], cuts: int, zoom: float, message: Message, workers: int
+    ) -> None:
+        self.source, self.size, self.cuts, self.zoom = source, size, cuts, zoom
+        self.message, self.workers = message, workers
+        self.skipped: list[str] = []
+        self.small = 0
+
+    def write(self, target: Path) -> list[str]:
+        """Write `target` and return the names of the pictures that could not be read."""
+        with atomic_write(target, force=True) as temporary:
+            count = _write_npy(temporary, self._rows(), self.size) // self.cuts
+            if not count:
+                what = f"{len(self.source.names)} pictures of {self.source.name}"
+                raise DataError(f"none of the {what} can be read")
+        if self.small:
+            high, wide = self.size
+            self.message(f"{self.small} of {count} pictures are smaller than {high}x{wide} and were enlarged")
+        return self.skipped
+
+    def _rows(self) -> Iterator[Pixels]:
+        total = len(self.source.names)
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, total, _CHUNK):
+                chunk = range(start, min(start + _CHUNK, total))
+                for index, result in zip(chunk, pool.map(self._read, chunk), strict=True):
+                    if isinstance(result, InputError):
+                        self.skipped.append(self.source.names[index])
+                        self.message(f"left out: {result}")
+                    else:
+                        self.small += result[1]
+                        yield from result[0]
+
+    def _read(self, index: int) -> tuple[list[Pixels], bool] | InputError:
         try:
-            image = source.open(index)
+            image = open_picture(self.source, index)
         except InputError as error:
             return error
-        return fit(image, *size), enlarged(image, *size)
-
-    def rows() -> Iterator[npt.NDArray[np.uint8]]:
-        nonlocal small
-        with ThreadPoolExecutor(workers) as pool:
-            for start in range(0, len(source.names), _CHUNK):
-                chunk = range(start, min(start + _CHUNK, len(source.names)))
-                for index, result in zip(chunk, pool.map(read, chunk), strict=True):
-                    if isinstance(result, InputError):
-                        skipped.append(source.names[index])
-                        message(f"left out: {result}")
-                    else:
-                        small += result[1]
-                        yield result[0]
-
-    with atomic_write(target, force=True) as temporary:
-        count = _write_npy(temporary, rows(), size)
-        if not count:
-            raise DataError(f"none of the {len(source.names)} pictures of {source.name} can be read")
-    if small:
-        message(f"{small} of {count} pictures are smaller than {size[0]}x{size[1]} and were enlarged")
-    return skipped
+        places = uniforms(1, Purpose.CHOOSE, np.arange(3 * self.cuts), step=index).reshape(self.cuts, 3).tolist()
+        parts = [random_cut(image, *self.size, self.zoom, (z, x, y)) for z, x, y in places[1:]]
+        return [fit(image, *self.size), *parts], enlarged(image, *self.size)
 
 
 def _write_npy(path: Path, rows: Iterator[npt.NDArray[np.uint8]], size: tuple[int, int]) -> int:
