@@ -32,6 +32,7 @@ def test_a_card_and_its_json(data: Path, model: str, capsys: pytest.CaptureFixtu
     }  # fmt: skip
     card = (data / "card.md").read_text("utf-8")
     assert "5 pictures of val.npy, 64x64 pixels, seed 0" in card
+    assert "- prior: float32" in card
     assert not (data / ".smalti-cache").exists()  # pictures of the right size are used in place
 
 

@@ -70,6 +70,8 @@ def evaluate(
 
         smalti evaluate builtin:faces --data val.npy --train train.npy --metrics neighbours --json
     """
+    import torch
+
     from smalti.cli.pictures import load_pipeline
     from smalti.data import load_pictures
     from smalti.files import write_text
@@ -98,6 +100,7 @@ def evaluate(
             model=pipe.name,
             identity=pipe.identity,
             data=data.name,
+            conditions={"device": str(pipe.device), "prior": pipe.dtype, "torch": torch.__version__},
             progress=lambda what, done: advance(done),
         )
     for path in files:

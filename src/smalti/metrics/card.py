@@ -36,6 +36,7 @@ def markdown(report: Report) -> str:
     lines += ["", "↑ more is better, ↓ less is better; ± one standard error; [ ] 95 % interval.", "", "## Protocol", ""]
     lines += _items({"data sha256": report.data_sha256, "model sha256": report.identity or "unknown"})
     lines += _items({"sampler": ", ".join(f"{k} {v}" for k, v in report.sampler.items())})
+    lines += _items(report.conditions)
     for name, entry in report.metrics.items():
         lines += ["", f"### {name}", "", *_items(entry.protocol)]
         for title, rows in entry.details.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any
@@ -66,6 +66,8 @@ class Report:
     sampler: dict[str, Any]
     smalti_version: str
     metrics: dict[str, Entry]
+    conditions: dict[str, str] = field(default_factory=dict)
+    """What else the caller knows to matter: device, number format."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain dictionaries, lists and numbers; what is not finite becomes null."""
@@ -148,7 +150,10 @@ def kid(subject: Subject) -> Entry:
     """Kernel distance between features of what is made and of the data."""
     found = kernel_distance(subject.real_features, subject.made_features, seed=subject.settings.seed)
     number = Number(found.value, found.standard_error, (found.low, found.high), better="lower")
-    protocol = {"kernel": "(x.y/d + 1)^3, U-statistic over all pairs", "interval": "95 %, bootstrap over 50 blocks"}
+    protocol = {
+        "kernel": "(x.y/d + 1)^3, U-statistic over all pairs",
+        "interval": "95 %, bootstrap over at most 50 blocks of pictures",
+    }
     return Entry({f"kid_{subject.extractor.name}": number}, _sets(subject) | protocol)
 
 
@@ -183,6 +188,7 @@ def neighbours(subject: Subject) -> Entry:
     protocol = _sets(subject) | {
         "references": f"{len(references)} pictures: "
         + ("the data itself, leaving each out; says nothing of memory, give --train" if train is None else "--train"),
+        "closest": "the nearest pairs: seed of the made picture, number of the reference in its set, from 0",
         "closer_than_half_of_real": "share of made pictures nearer to a reference than the median real picture: 0.5 if "
         "made pictures are like unseen ones, 1 if they are copies",
     }
@@ -222,13 +228,14 @@ def evaluate(
     model: str = "unnamed",
     identity: str | None = None,
     data: str = "unnamed",
+    conditions: Mapping[str, str] | None = None,
     progress: Progress = lambda what, done: None,
 ) -> Report:
     """Measure a model on pictures that it was not trained on; `train` are those that it was trained on.
 
-    `metrics`: names of `METRICS`, default all that the model allows. `model`, `identity` and `data` only go into the
-    report. Deterministic on one machine. Raises UsageError for unknown names, too few pictures and a k or n that do
-    not fit, ModelError for a metric that needs a prior the model does not have.
+    `metrics`: names of `METRICS`, default all that the model allows. `model`, `identity`, `data` and `conditions` go
+    into the report and nowhere else. Deterministic on one machine. Raises UsageError for unknown names, too few
+    pictures and a k or n that do not fit, ModelError for a metric that needs a prior the model does not have.
     """
     settings, options = settings or Settings(), options or SamplerOptions()
     names = list(metrics) if metrics is not None else list(METRICS if denoiser is not None else OF_TOKENIZERS)
@@ -257,6 +264,7 @@ def evaluate(
         sampler=options.model_dump(mode="json", exclude_none=True),
         smalti_version=__version__,
         metrics=entries,
+        conditions=dict(conditions or {}),
     )
 
 
