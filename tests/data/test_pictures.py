@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from smalti.data import Pictures, cached_codes, load_pictures, open_source, split, tokenizer_hash
-from smalti.data.transforms import fit
+from smalti.data.transforms import cut_away, fit, random_cut
 from smalti.errors import DataError
 from smalti.tokenizer import VQGAN, LeanArchitecture, TokenizerConfig
 
@@ -120,6 +120,41 @@ def test_fit_is_antialiased() -> None:
     stripes = np.zeros((64, 64, 3), np.uint8)
     stripes[:, ::2] = 255
     assert abs(int(fit(Image.fromarray(stripes), 16, 16)[8, 8, 0]) - 127) < 8
+
+
+def test_random_cuts_are_parts_of_the_picture_and_antialiased() -> None:
+    ramp = np.zeros((40, 80, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = np.arange(80) * 3, np.arange(40)[:, None] * 6
+    image = Image.fromarray(ramp)
+    assert np.array_equal(random_cut(image, 40, 20, 1.0, (0.9, 0.5, 0.9)), ramp[:, 30:50])
+    part = random_cut(image, 20, 20, 4.0, (0.5, 0.99, 0.0)).astype(int)  # sqrt(4) times: 20x20 of the picture
+    assert abs(part[10, :, 0].mean() - 3 * (60 * 0.99 + 9.5)) < 2
+    assert abs(part[:, 10, 1].mean() - 6 * 9.5) < 2
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[:, ::2] = 255
+    assert abs(int(random_cut(Image.fromarray(stripes), 16, 16, 1.0, (0, 0, 0))[8, 8, 0]) - 127) < 8
+
+
+def test_what_is_cut_away() -> None:
+    assert cut_away((10, 40), 20, 20) == pytest.approx(0.75)
+    assert cut_away((40, 30), 20, 10) == pytest.approx(1 / 3)
+    assert cut_away((7, 7), 20, 20) == 0
+
+
+def test_cuts_of_a_picture_stay_together(folder: Path, tmp_path: Path) -> None:
+    middle = load_pictures(folder, (8, 4), tmp_path / "cache")
+    several = load_pictures(folder, (8, 4), tmp_path / "cache", cuts=3, zoom=1.5)
+    again = load_pictures(folder, (8, 4), tmp_path / "other", cuts=3, zoom=1.5)
+    everything = several.batch(np.arange(9))
+    assert np.array_equal(everything, again.batch(np.arange(9)))
+    assert np.array_equal(everything[::3], middle.batch(np.arange(3)))
+    assert len({row.tobytes() for row in everything}) == 9
+    assert several.fingerprint != middle.fingerprint
+    training, validation = split(several, 0.3)
+    assert (len(training), len(validation)) == (6, 1)
+    held = int(validation.chosen[0])
+    assert held % 3 == 0
+    assert sorted([*training.chosen, held, held + 1, held + 2]) == list(range(9))
 
 
 def test_split_is_disjoint_complete_and_stable() -> None:
