@@ -11,8 +11,15 @@ from smalti.cli.options import Quiet
 
 def train(
     recipe: Annotated[
-        str, typer.Argument(help="A recipe that ships with smalti (tiny, faces-128 ...) or a YAML file.")
+        str,
+        typer.Argument(
+            help="A path to pictures (folder, .zip, .tar, .npy ...), a recipe that ships with smalti, or a YAML file.",
+            metavar="PICTURES|RECIPE",
+        ),
     ],
+    preset: Annotated[
+        str | None, typer.Option(help="With a path to pictures: the recipe to use.  [default: tiny]", metavar="RECIPE")
+    ] = None,
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Change one field, a.b=c; repeat as needed.")
     ] = None,
@@ -23,15 +30,17 @@ def train(
 
     Examples:
 
-        smalti train tiny --set data.path=my-pictures/
+        smalti train my-pictures/
+
+        smalti train my-pictures/ --preset faces-128 --set data.flip=true
 
         smalti train churches.yaml --set prior.steps=20000 --resume
     """
-    from smalti.training import load_recipe
+    from smalti.training import recipe_for
     from smalti.training import train as run_training
     from smalti.training.progress import TerminalProgress
 
     folder = run_training(
-        load_recipe(recipe, changes or []), resume=resume, progress=None if quiet else TerminalProgress()
+        recipe_for(recipe, changes or [], preset=preset), resume=resume, progress=None if quiet else TerminalProgress()
     )
     print(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smalti.training.own_pictures import recipe_for
 from smalti.training.prior_stage import PriorOptions, train_prior
 from smalti.training.progress import Progress, Report, SilentProgress
 from smalti.training.recipe import Recipe, load_recipe, preset_names
@@ -23,6 +24,7 @@ __all__ = [
     "export",
     "load_recipe",
     "preset_names",
+    "recipe_for",
     "train",
     "train_prior",
     "train_tokenizer",

@@ -33,7 +33,8 @@ class DataOptions(BaseModel):
     model_config = _CONFIG
 
     path: str | None = None
-    """A folder of pictures (with subfolders), a .zip, or a .npy of uint8 (count, height, width, 3)."""
+    """A folder of pictures (with subfolders), a .zip, tar shards, parquet, an LMDB folder of LSUN, or a .npy of uint8
+    (count, height, width, 3)."""
     codes: str | None = None
     """In place of `path`, for the prior alone: the codes themselves, as a latents file of unleashing-transformers or a
     .npy of integers (count, rows, columns). They must be those of the tokenizer (`from_model`)."""
@@ -43,6 +44,10 @@ class DataOptions(BaseModel):
     """Share held out, at most 1,000 pictures, always the same ones."""
     size: tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]] = (128, 128)
     """Height and width in pixels; pictures are scaled to cover it and cut. One number means a square."""
+    cuts: Annotated[int, Field(ge=1, le=64)] = 1
+    """Parts taken of each picture: the middle, and this many less one at random places."""
+    zoom: Annotated[float, Field(ge=1, le=8)] = 1.0
+    """Random parts are magnified by up to this, on top of covering `size`."""
     flip: bool = False
     """Mirror pictures at random; wrong where left and right mean something."""
     make: str | None = None
@@ -110,7 +115,9 @@ class Recipe(BaseModel):
         if self.data.codes is not None:
             self._check_codes()
         elif self.data.path is None:
-            raise UsageError("the recipe has no data: --set data.path=FOLDER (or .zip, .npy)", field="data.path")
+            raise UsageError("the recipe has no data: --set data.path=FOLDER (or .zip, .tar, .npy)", field="data.path")
+        if self.data.zoom > 1 and self.data.cuts == 1:
+            raise UsageError("data.zoom is for random parts: --set data.cuts=4 (or more)", field="data.zoom")
         cell = self.tokenizer_config().cell
         if self.from_model is None and any(side % cell for side in self.data.size):
             raise UsageError(f"data.size {self.data.size} is not a multiple of the tokenizer's cell of {cell} pixels",

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from smalti.data import Pictures, cached_codes, load_pictures, split
+from smalti.data import Pictures, cached_codes, exists, load_pictures, split
 from smalti.errors import DataError, ModelError, UsageError
 from smalti.files import sha256_bytes
 from smalti.formats.folder import load_model, read_index, save_model
@@ -93,11 +93,11 @@ def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
     data = recipe.data
     assert data.path is not None
     for path in (data.path, data.validation):
-        if path is not None and not Path(path).exists():
+        if path is not None and not exists(path):
             hint = f"; make it with: {data.make}" if data.make else ""
             raise DataError(f"no data at {path}{hint}")
     message = run.progress.message
-    pictures = load_pictures(data.path, data.size, run.cache, message=message)
+    pictures = load_pictures(data.path, data.size, run.cache, cuts=data.cuts, zoom=data.zoom, message=message)
     if data.validation is not None:
         return pictures, load_pictures(data.validation, data.size, run.cache, message=message)
     return split(pictures, data.validation_share)
