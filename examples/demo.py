@@ -99,13 +99,13 @@ def scenes(out: str, faces: Sequence[str], churches: Sequence[str]) -> list[Scen
         ),
         Scene(
             "Any size, byte for byte",
-            "A picture need not consist of whole cells: this postcard is 250 x 187 pixels, the box is given in pixels, "
-            "and every pixel outside it comes back as it was.",
-            [["inpaint", f"{NAME}/postcard.png", *faces, "--region", "px:104:150,24:82", "--seed", "2",
-              "-o", f"{out}/postcard.png"]],
-            sources=[(f"{NAME}/postcard.png", "source")],
-            results=[(f"{out}/postcard.png", "another mouth on the left")],
-            checks=[lambda: untouched(f"{NAME}/postcard.png", f"{out}/postcard.png", (24, 104, 82, 150))],
+            "A picture need not consist of whole cells: this one is 125 x 123 pixels, the box is given in pixels, and "
+            "every pixel outside it comes back as it was.",
+            [["inpaint", f"{NAME}/face-odd.png", *faces, "--region", "px:75:111,33:79", "--seed", "4",
+              "-o", f"{out}/odd.png"]],
+            sources=[(f"{NAME}/face-odd.png", "source")],
+            results=[(f"{out}/odd.png", "another mouth")],
+            checks=[lambda: untouched(f"{NAME}/face-odd.png", f"{out}/odd.png", (33, 75, 79, 111))],
         ),
         Scene(
             "Stitch",
