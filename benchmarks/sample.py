@@ -20,7 +20,7 @@ from smalti.prior import SIZES, AbsorbingTransformer, named_size, optimize_for_i
 from smalti.sampling import Denoiser, SamplerOptions, fill_steps
 from smalti.types import EMPTY, Codes
 
-STEPS = (8, 16, 32, 64, 256)
+STEPS = (8, 16, 24, 32, 64, 256)
 Result = TypeVar("Result")
 MOUTH = 30  # cells of a small edit: 5 rows x 6 columns
 
