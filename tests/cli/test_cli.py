@@ -218,10 +218,16 @@ def test_disk_full_leaves_nothing_behind(
     assert set(work.rglob("*")) == before
 
 
+# a test run that was itself started in the background ignores SIGINT, and so would its children
+MAIN = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from smalti.cli.app import main; main()"
+)
+
+
 def start(arguments: Sequence[str], cwd: Path) -> subprocess.Popen[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "smalti", *arguments],
+        [sys.executable, "-c", MAIN, *arguments],
         cwd=cwd,
         env=environment,
         stdout=subprocess.PIPE,
