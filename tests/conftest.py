@@ -1,7 +1,8 @@
-"""Fixtures shared by all tests: one torch thread (small machines, bit-stable results) and the optional golden files."""
+"""Fixtures shared by all tests: one torch thread (small machines, bit-stable results) and the originals' files."""
 
 from __future__ import annotations
 
+import lzma
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,16 @@ settings.load_profile("smalti")
 torch.set_num_threads(1)
 
 
-@pytest.fixture
-def shared_golden() -> Path:
-    """The folder with the original implementations' files, beside a developer's checkout; skipped elsewhere."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "golden"
-    if not folder.is_dir():
-        pytest.skip("no ../shared/golden beside this checkout")
+@pytest.fixture(scope="session")
+def originals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoints as the original implementations wrote them, with what they answer: tests/golden, unpacked once."""
+    packed, folder = Path(__file__).parent / "golden", tmp_path_factory.mktemp("golden")
+    for file in packed.rglob("*"):
+        if file.is_file():
+            target = folder / file.relative_to(packed)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            content = file.read_bytes()
+            if file.suffix == ".xz":
+                target, content = target.with_suffix(""), lzma.decompress(content)
+            target.write_bytes(content)
     return folder

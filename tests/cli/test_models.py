@@ -10,13 +10,11 @@ from typing import Any
 import pytest
 
 from formats.models import (
-    GOLDEN,
     lean_tokenizer,
     official_prior,
     same_weights,
     taming_tokenizer,
     unleashing_tokenizer,
-    unpacked,
 )
 from smalti.cli.app import run
 from smalti.formats import (
@@ -88,10 +86,9 @@ def test_what_files_do_not_say_can_be_given(logs: Path, capsys: pytest.CaptureFi
     assert run([*command.split(), "8", "--force"]) == 0
 
 
-def test_import_taming_with_its_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    golden = GOLDEN / "taming"
-    checkpoint = unpacked(golden / "formats_gumbelvq_last.ckpt.xz", tmp_path / "last.ckpt")
-    yaml = golden / "formats_gumbelvq_model.yaml"
+def test_import_taming_with_its_yaml(originals: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_folder = originals / "taming" / "gumbelvq"
+    checkpoint, yaml = run_folder / "checkpoints" / "last.ckpt", run_folder / "configs" / "model.yaml"
     assert run(["import", str(checkpoint), "--config", str(yaml), "-o", str(tmp_path / "m")]) == 0
     told = capsys.readouterr()
     assert told.out == f"{tmp_path / 'm'}\n"

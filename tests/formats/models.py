@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import lzma
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,9 +10,6 @@ from torch import Tensor, nn
 
 from smalti.prior import AbsorbingTransformer, PriorConfig
 from smalti.tokenizer import VQGAN, ClassicArchitecture, LeanArchitecture, TokenizerConfig
-
-GOLDEN = Path(__file__).parents[1] / "golden"
-
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -97,13 +93,6 @@ def lean_tokenizer() -> VQGAN:
 def same_weights(a: nn.Module, b: nn.Module) -> bool:
     ours, theirs = a.state_dict(), b.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
-
-def unpacked(packed: Path, target: Path) -> Path:
-    """A golden file as the original wrote it."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(lzma.decompress(packed.read_bytes()))
-    return target
 
 
 def save(state: object, path: Path) -> Path:

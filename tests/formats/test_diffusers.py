@@ -185,10 +185,10 @@ def test_an_export_replaces_only_its_own_kind(tmp_path: Path, folder: Path) -> N
         export_diffusers(taming_tokenizer(), tmp_path / "dear", force=True)
 
 
-def test_folders_of_the_original(shared_golden: Path, tmp_path: Path) -> None:
+def test_folders_of_the_original(originals: Path, tmp_path: Path) -> None:
     """What we write of an imported model is the imported file again, tensor by tensor."""
     for name in ("vqmodel", "vqmodel_lookup"):
-        source = shared_golden / "diffusers" / name
+        source = originals / "diffusers" / name
         export_diffusers(import_checkpoint(source).tokenizer, tmp_path / name)
         ours, original = load_file(tmp_path / name / WEIGHTS), load_file(source / WEIGHTS)
         assert ours.keys() == original.keys()

@@ -73,9 +73,9 @@ def test_every_token_and_every_pair_has_the_papers_distribution(tmp_path: Path) 
     assert p_value((shuffled * place).sum((1, 2)), (papers * place).sum((1, 2)), 81) < 1e-3
 
 
-def test_the_originals_sampler(shared_golden: Path) -> None:
+def test_the_originals_sampler(originals: Path) -> None:
     """The recorded network: codes of all 64 cells, and how surprising the samples are to the network itself."""
-    prior = import_checkpoint(shared_golden / "unleashing" / "logs" / "vqgan_tiny", heads=4).prior
+    prior = import_checkpoint(originals / "unleashing" / "logs" / "vqgan_tiny", heads=4).prior
     assert prior is not None
     ours, papers = our_samples(prior, 96, 12), papers_samples(prior, 96, 12, seed=2)
     for row, col in ((0, 0), (3, 4), (7, 7)):

@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from formats.models import GOLDEN, same_weights, save, taming_tokenizer, unpacked
+from formats.models import same_weights, save, taming_tokenizer
 from smalti.errors import ModelError, UsageError
 from smalti.formats import import_checkpoint
 from smalti.formats.classic import key_map
@@ -22,20 +22,14 @@ from tokenizer.golden import Golden
 
 
 @pytest.fixture
-def small() -> Golden:
-    return Golden.small(GOLDEN / "taming" / "formats_io.safetensors")
+def golden(originals: Path) -> Golden:
+    return Golden(originals / "taming")
 
 
 @pytest.fixture
-def original(tmp_path: Path) -> Path:
+def original(originals: Path, tmp_path: Path) -> Path:
     """A run folder as taming-transformers leaves it."""
-    path = unpacked(
-        GOLDEN / "taming" / "formats_gumbelvq_last.ckpt.xz", tmp_path / "2021_gumbel" / "checkpoints" / "last.ckpt"
-    )
-    configs = path.parents[1] / "configs"
-    configs.mkdir()
-    shutil.copy(GOLDEN / "taming" / "formats_gumbelvq_model.yaml", configs / "model.yaml")
-    return path.parents[1]
+    return Path(shutil.copytree(originals / "taming" / "gumbelvq", tmp_path / "2021_gumbel"))
 
 
 def state_of(tokenizer: VQGAN) -> dict[str, Tensor]:
@@ -75,13 +69,13 @@ def run(folder: Path, tokenizer: VQGAN, config: dict[str, Any] | None) -> Path:
     return folder
 
 
-def test_the_originals_file_gives_the_originals_codes_and_pictures(original: Path, small: Golden) -> None:
+def test_the_originals_file_gives_the_originals_codes_and_pictures(original: Path, golden: Golden) -> None:
     for path in (original, original / "checkpoints" / "last.ckpt"):
         model = import_checkpoint(path)
-    images = (small["gumbelvq.image_u8"].double() / 127.5 - 1).float()
+    images = (golden["gumbelvq.image_u8"].double() / 127.5 - 1).float()
     codes = model.tokenizer.encode(images)
-    small.check("gumbelvq.codes_argmax", codes)
-    small.check("gumbelvq.decoded_from_argmax", model.tokenizer.decode(codes))
+    golden.check("gumbelvq.codes_argmax", codes)
+    golden.check("gumbelvq.decoded_from_argmax", model.tokenizer.decode(codes))
     assert model.tokenizer.cell == 1
     assert model.info["name"] == "last"
 
@@ -188,20 +182,19 @@ def test_several_checkpoints_and_none_called_last(tmp_path: Path) -> None:
 # --- renumbered codes -------------------------------------------------------------------------------------------------
 
 
-def test_renumbering_is_the_originals(small: Golden) -> None:
-    remap = Remap(small["remap.used"], "extra")
-    codes = small["vqmodel.codes"]
-    small.check("remap.codes_extra", remap.to_used(codes))
-    small.check("remap.known", remap.to_used(codes) < len(remap.used))
-    known = small["remap.known"]
+def test_renumbering_is_the_originals(golden: Golden) -> None:
+    remap = Remap(golden["remap.used"], "extra")
+    codes = golden["vqmodel.codes"]
+    golden.check("remap.codes_extra", remap.to_used(codes))
+    golden.check("remap.known", remap.to_used(codes) < len(remap.used))
+    known = golden["remap.known"]
     back = remap.to_codes(remap.to_used(codes))
     assert torch.equal(back[known], codes[known])
     assert bool((back[~known] == remap.used[0]).all())
 
 
-def test_renumbered_vectors_are_the_originals(shared_golden: Path) -> None:
-    golden = Golden.full(shared_golden / "taming")
-    model = import_checkpoint(shared_golden / "taming" / "vqmodel").tokenizer
+def test_renumbered_vectors_are_the_originals(golden: Golden, originals: Path) -> None:
+    model = import_checkpoint(originals / "taming" / "vqmodel").tokenizer
     codes = Remap(golden["remap.used"]).to_codes(golden["remap.codes_extra"]).view(3, 8, 8)
     with torch.no_grad():
         golden.check("remap.z_q_from_codes_extra", model.quantizer.lookup(codes))

@@ -11,14 +11,12 @@ import torch
 from torch import Tensor
 
 from formats.models import (
-    GOLDEN,
     lean_tokenizer,
     official_prior,
     same_weights,
     save,
     taming_tokenizer,
     unleashing_tokenizer,
-    unpacked,
     with_training_leftovers,
 )
 from smalti.errors import DataError, ModelError, OutputError, UsageError
@@ -42,12 +40,12 @@ def run(folder: Path, *, step: int = 100, tokenizer: Any = None, prior: Any = No
 
 
 @pytest.fixture
-def original(tmp_path: Path) -> Path:
-    return unpacked(GOLDEN / "unleashing" / "formats_vqgan_500.th.xz", tmp_path / "vqgan_500.th")
+def original(originals: Path) -> Path:
+    return originals / "unleashing" / "logs" / "vqgan_gumbel_tiny" / "saved_models" / "vqgan_500.th"
 
 
-def test_the_originals_file_gives_the_originals_codes_and_pictures(original: Path) -> None:
-    golden = Golden.small(GOLDEN / "unleashing" / "formats_io.safetensors")
+def test_the_originals_file_gives_the_originals_codes_and_pictures(original: Path, originals: Path) -> None:
+    golden = Golden(originals / "unleashing")
     model = import_checkpoint(original)
     assert model.prior is None
     assert (model.tokenizer.config.quantizer, model.tokenizer.config.value_range) == ("gumbel", (0.0, 1.0))
@@ -94,8 +92,8 @@ def test_written_back_it_has_the_originals_names_and_shapes(tmp_path: Path, orig
 
 
 @pytest.mark.parametrize("name", ["absorbing_2000.th", "absorbing_ema_2000.th"])
-def test_a_sampler_written_back_is_the_same_file(tmp_path: Path, shared_golden: Path, name: str) -> None:
-    logs = shared_golden / "unleashing" / "logs"
+def test_a_sampler_written_back_is_the_same_file(tmp_path: Path, originals: Path, name: str) -> None:
+    logs = originals / "unleashing" / "logs"
     model = import_checkpoint(logs / "vqgan_tiny", prior_path=logs / "absorbing_tiny" / "saved_models" / name, heads=4)
     export_unleashing(model.tokenizer, model.prior, tmp_path, total_steps=100)
     written, found = (
@@ -110,17 +108,17 @@ def test_a_sampler_written_back_is_the_same_file(tmp_path: Path, shared_golden: 
     )
 
 
-def test_logits_of_the_originals_sampler(shared_golden: Path) -> None:
-    golden = Golden.full(shared_golden / "unleashing")
-    model = import_checkpoint(shared_golden / "unleashing" / "logs" / "vqgan_tiny", heads=4).prior
+def test_logits_of_the_originals_sampler(originals: Path) -> None:
+    golden = Golden(originals / "unleashing")
+    model = import_checkpoint(originals / "unleashing" / "logs" / "vqgan_tiny", heads=4).prior
     assert model is not None  # the run beside it, absorbing_tiny, has the same name; averaged weights are preferred
     tokens = golden["absorbing.tokens"]
     with torch.no_grad():
         golden.check("absorbing.logits", model(tokens.masked_fill(tokens == 64, -1).view(-1, 8, 8)))
 
 
-def test_the_whole_logs_folder(shared_golden: Path, tmp_path: Path) -> None:
-    logs = shared_golden / "unleashing" / "logs"
+def test_the_whole_logs_folder(originals: Path, tmp_path: Path) -> None:
+    logs = originals / "unleashing" / "logs"
     with pytest.raises(UsageError, match=r"several tokenizers: name one of .*vqgan_gumbel_tiny, .*vqgan_tiny"):
         import_checkpoint(logs)
     (tmp_path / "logs").mkdir()
@@ -131,7 +129,7 @@ def test_the_whole_logs_folder(shared_golden: Path, tmp_path: Path) -> None:
         assert model.prior is not None
         assert model.prior.window == (8, 8)
     source = model.info["source"]
-    recorded = json.loads((shared_golden / "unleashing" / "manifest.json").read_text(encoding="utf-8"))["files"]
+    recorded = json.loads((originals / "unleashing" / "manifest.json").read_text(encoding="utf-8"))["files"]
     for name in (
         "logs/vqgan_tiny/saved_models/vqgan_ema_1000.th",
         "logs/absorbing_tiny/saved_models/absorbing_ema_2000.th",
@@ -311,8 +309,8 @@ def test_a_prior_of_another_codebook_is_explained(tmp_path: Path) -> None:
 # --- latents and export -----------------------------------------------------------------------------------------------
 
 
-def test_latents_are_codes() -> None:
-    path = GOLDEN / "unleashing" / "formats_churches_8_train_latents"
+def test_latents_are_codes(originals: Path) -> None:
+    path = originals / "unleashing" / "latents" / "churches_8_train_latents"
     codes = read_latents(path, codebook_size=64)
     assert codes.shape == (4, 8, 8)
     assert torch.equal(codes.flatten(1), torch.load(path, weights_only=True))
@@ -323,9 +321,9 @@ def test_latents_are_codes() -> None:
         read_latents(path, codebook_size=16)
 
 
-def test_latents_of_the_originals_codes(shared_golden: Path) -> None:
-    golden = Golden.full(shared_golden / "unleashing")
-    codes = read_latents(shared_golden / "unleashing" / "latents" / "churches_8_train_latents", codebook_size=64)
+def test_latents_of_the_originals_codes(originals: Path) -> None:
+    golden = Golden(originals / "unleashing")
+    codes = read_latents(originals / "unleashing" / "latents" / "churches_8_train_latents", codebook_size=64)
     golden.check("vqgan.codes", codes)
 
 

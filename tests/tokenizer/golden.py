@@ -6,40 +6,34 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 
 
 class Golden:
-    """Recorded tensors of one codebase."""
+    """Recorded tensors of one codebase; `part` is put before the names that one asks for."""
 
-    def __init__(self, tensors: Path, tolerances: dict[str, float]) -> None:
-        with safe_open(tensors, "pt") as file:
-            self.tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        self.tolerances = tolerances
-
-    @classmethod
-    def full(cls, folder: Path) -> Golden:
-        """The complete set, which lies beside a developer's checkout."""
+    def __init__(self, folder: Path, part: str = "") -> None:
         recorded = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["io"]
-        return cls(folder / "io.safetensors", {name: entry.get("atol", 0.0) for name, entry in recorded.items()})
-
-    @classmethod
-    def small(cls, file: Path) -> Golden:
-        """The few tensors that are in the repository."""
-        with safe_open(file, "pt") as archive:
-            return cls(file, json.loads(archive.metadata()["atol"]))
+        self._tensors, self._part = load_file(folder / "io.safetensors"), part
+        self._tolerances = {name: float(entry.get("atol", 0.0)) for name, entry in recorded.items()}
 
     def __getitem__(self, name: str) -> Tensor:
-        return self.tensors[name]
+        return self._tensors[self._part + name]
+
+    def __contains__(self, name: str) -> bool:
+        return self._part + name in self._tensors
+
+    def tolerance(self, name: str) -> float:
+        """Largest absolute difference that rounding on another machine explains."""
+        return self._tolerances[self._part + name]
 
     def check(self, name: str, actual: Tensor, *, rtol: float = 0.0) -> None:
         """Fail unless `actual` is the recorded tensor within its tolerance (exactly, for integers)."""
-        expected = self.tensors[name]
+        expected = self[name]
         actual = actual.detach().reshape(expected.shape)
         if expected.is_floating_point():
-            torch.testing.assert_close(
-                actual, expected, atol=self.tolerances[name], rtol=rtol, msg=lambda m: f"{name}: {m}"
-            )
+            atol = self.tolerance(name)
+            torch.testing.assert_close(actual, expected, atol=atol, rtol=rtol, msg=lambda m: f"{name}: {m}")
         else:
             assert torch.equal(actual, expected), name

@@ -1,6 +1,4 @@
 """Parity with the three original VQGANs: codes exactly, everything else within the recorded tolerance.
-
-Runs where the originals' files lie beside the checkout; tests/formats has a small part of it for every clone.
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ class Original:
     """One imported model with the recorded answers; pictures in the original's range."""
 
     def __init__(self, root: Path, codebase: str, folder: str, prefix: str) -> None:
-        self.golden, self.prefix = Golden.full(root / codebase), prefix
+        self.golden, self.prefix = Golden(root / codebase), prefix
         self.model: VQGAN = import_checkpoint(root / codebase / folder, heads=4).tokenizer
         self.unit = codebase == "unleashing"  # [0, 1] instead of [-1, 1]
 
@@ -51,22 +49,22 @@ class Original:
         self.golden.check(f"{self.prefix}.{name}", actual, rtol=rtol)
 
     def has(self, name: str) -> bool:
-        return f"{self.prefix}.{name}" in self.golden.tensors
+        return f"{self.prefix}.{name}" in self.golden
 
 
 @pytest.fixture(params=PLAIN, ids=lambda case: f"{case[0]}-{case[2]}")
-def original(request: pytest.FixtureRequest, shared_golden: Path) -> Original:
-    return Original(shared_golden, *request.param)
+def original(request: pytest.FixtureRequest, originals: Path) -> Original:
+    return Original(originals, *request.param)
 
 
 @pytest.fixture(params=GUMBEL, ids=lambda case: case[0])
-def gumbel(request: pytest.FixtureRequest, shared_golden: Path) -> Original:
-    return Original(shared_golden, *request.param)
+def gumbel(request: pytest.FixtureRequest, originals: Path) -> Original:
+    return Original(originals, *request.param)
 
 
 @pytest.fixture
-def nearest(shared_golden: Path) -> Original:
-    return Original(shared_golden, *PLAIN[0])
+def nearest(originals: Path) -> Original:
+    return Original(originals, *PLAIN[0])
 
 
 # --- nearest codes ----------------------------------------------------------------------------------------------------
@@ -128,8 +126,8 @@ def test_margins(original: Original) -> None:
 
 
 @pytest.mark.parametrize("codebase", GOLDEN)
-def test_ties_go_to_the_first_code(shared_golden: Path, codebase: str) -> None:
-    golden = Golden.full(shared_golden / codebase)
+def test_ties_go_to_the_first_code(originals: Path, codebase: str) -> None:
+    golden = Golden(originals / codebase)
     quantizer = NearestQuantizer(*golden["ties.codebook"].shape)
     quantizer.embedding.weight.data = golden["ties.codebook"]
     golden.check("ties.codes", quantizer.indices(golden["ties.z"]))
@@ -205,7 +203,7 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("codebase", ["unleashing", "taming"])
-def test_a_training_step(shared_golden: Path, codebase: str) -> None:
+def test_a_training_step(originals: Path, codebase: str) -> None:
     """Losses, the adaptive weight of the adversarial term, and gradients of every part of the tokenizer."""
     unleashing = codebase == "unleashing"
     folder, file, prefix = (
@@ -213,14 +211,14 @@ def test_a_training_step(shared_golden: Path, codebase: str) -> None:
         if unleashing
         else ("vqmodel", "vqmodel/checkpoints/last.ckpt", "loss.discriminator.main.")
     )
-    original = Original(shared_golden, codebase, folder, "vqgan" if unleashing else "vqmodel")
-    critic = discriminator(shared_golden / codebase / file, prefix)
+    original = Original(originals, codebase, folder, "vqgan" if unleashing else "vqmodel")
+    critic = discriminator(originals / codebase / file, prefix)
     model, x = original.model.train(), original["image"]
     if unleashing:
         critic.eval()
         original.check("disc.logits_eval", critic(x))
         critic.train()
-        original.check("disc.logits_train", discriminator(shared_golden / codebase / file, prefix)(x))
+        original.check("disc.logits_train", discriminator(originals / codebase / file, prefix)(x))
 
     images, quantized = model(original.images())
     fake = original.out(images)

@@ -9,25 +9,28 @@ import numpy as np
 import pytest
 import torch
 
-from formats.models import GOLDEN, save, unpacked
+from formats.models import save
 from smalti.errors import DataError, UsageError
 from smalti.formats import import_checkpoint, load_model, read_latents, save_model
 from smalti.training import Recipe, load_recipe, train
 from smalti.training.given_codes import given_codes
 from smalti.training.recipe import DataOptions
 
-LATENTS = GOLDEN / "unleashing" / "formats_churches_8_train_latents"
 STAGE = {"steps": 3, "batch": 2, "precision": "float32", "size": "tiny", "samples": 0}
 
 
 @pytest.fixture(scope="module")
-def imported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imported(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original's tokenizer as a model folder: 64 codes, 2 pixels per cell."""
     place = tmp_path_factory.mktemp("imported")
-    packed = GOLDEN / "unleashing" / "formats_vqgan_500.th.xz"
-    model = import_checkpoint(unpacked(packed, place / "vqgan_500.th"), licence="MIT")
+    model = import_checkpoint(originals / "unleashing" / "logs" / "vqgan_gumbel_tiny", licence="MIT")
     save_model(place / "model", model.tokenizer, None, info=model.info)
     return place / "model"
+
+
+@pytest.fixture
+def latents(originals: Path) -> Path:
+    return originals / "unleashing" / "latents" / "churches_8_train_latents"
 
 
 def recipe(imported: Path, run: Path, **data: Any) -> Recipe:
@@ -36,8 +39,8 @@ def recipe(imported: Path, run: Path, **data: Any) -> Recipe:
     return Recipe.model_validate({**fields, "data": data})
 
 
-def test_a_prior_for_imported_weights_from_their_latents(imported: Path, tmp_path: Path) -> None:
-    folder = train(recipe(imported, tmp_path / "run", codes=str(LATENTS), size=16))
+def test_a_prior_for_imported_weights_from_their_latents(imported: Path, latents: Path, tmp_path: Path) -> None:
+    folder = train(recipe(imported, tmp_path / "run", codes=str(latents), size=16))
     model = load_model(folder)
     assert model.identity == load_model(imported).identity
     assert model.prior is not None
@@ -47,12 +50,12 @@ def test_a_prior_for_imported_weights_from_their_latents(imported: Path, tmp_pat
     assert "unleashing-transformers" in model.info["source"]["layout"]
 
 
-def test_the_same_codes_as_npy_train_the_same_prior(imported: Path, tmp_path: Path) -> None:
-    codes = read_latents(LATENTS, codebook_size=64).numpy()
+def test_the_same_codes_as_npy_train_the_same_prior(imported: Path, latents: Path, tmp_path: Path) -> None:
+    codes = read_latents(latents, codebook_size=64).numpy()
     np.save(tmp_path / "codes.npy", codes.astype(np.uint16))
     np.save(tmp_path / "flat.npy", codes.reshape(4, 64))
     weights = []
-    for name, path in {"a": LATENTS, "b": tmp_path / "codes.npy", "c": tmp_path / "flat.npy"}.items():
+    for name, path in {"a": latents, "b": tmp_path / "codes.npy", "c": tmp_path / "flat.npy"}.items():
         prior = load_model(train(recipe(imported, tmp_path / name, codes=str(path), size=16))).prior
         assert prior is not None
         weights.append(torch.cat([value.flatten() for value in prior.state_dict().values()]))
@@ -72,16 +75,16 @@ def test_validation_codes_come_from_their_own_file(tmp_path: Path) -> None:
     assert both == {row.tobytes() for row in np.load(tmp_path / "a.npy")}
 
 
-def test_files_that_are_no_such_codes_are_explained(tmp_path: Path) -> None:
+def test_files_that_are_no_such_codes_are_explained(latents: Path, tmp_path: Path) -> None:
     def read(path: Path, size: int = 16, codebook_size: int = 64) -> None:
         given_codes(DataOptions(codes=str(path), size=(size, size)), codebook_size, 2)
 
     with pytest.raises(DataError, match="no file of codes at"):
         read(tmp_path / "nowhere")
     with pytest.raises(UsageError, match=r"not 16x16: set data\.size"):
-        read(LATENTS, 32)
+        read(latents, 32)
     with pytest.raises(DataError, match=r"holds the code \d+, outside 0\.\.8"):
-        read(LATENTS, codebook_size=9)
+        read(latents, codebook_size=9)
     with pytest.raises(UsageError, match=r"not 8x8: set data\.size"):
         read(save(torch.zeros(2, 4, 16, dtype=torch.int64), tmp_path / "oblong"))
     with pytest.raises(DataError, match="too few to hold some out"):
