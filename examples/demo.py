@@ -60,8 +60,8 @@ def scenes(out: str, faces: Sequence[str], churches: Sequence[str]) -> list[Scen
         ),
         Scene(
             "Generate, larger",
-            "A canvas of any height and width: three model windows wide here, filled in tiles that move at every step, "
-            "so that no seam stays in one place.",
+            "A canvas of any height and width: three model windows wide here. It grows from the middle outwards, so "
+            "that the sky stays one sky.",
             [["generate", *churches, "--size", "16x48", "-n", "2", "--seed", "3", "-o", f"{out}/panorama.png"]],
             results=[(f"{out}/panorama-3.png", "16 x 48 cells, seed 3"), (f"{out}/panorama-4.png", "seed 4")],
         ),

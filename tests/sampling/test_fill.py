@@ -26,7 +26,7 @@ def quick(**fields: Any) -> SamplerOptions:
 
 
 @pytest.mark.parametrize(("order", "canvas"), ALL)
-@pytest.mark.parametrize("windows", ["tiles", "overlap"])
+@pytest.mark.parametrize("windows", ["outward", "tiles", "overlap"])
 def test_an_image_in_a_batch_is_the_image_alone(context_prior: Any, order: str, canvas: Any, windows: str) -> None:
     codes, options = some_grids(16, canvas), quick(order=order, windows=windows)
     batch = fill(context_prior, codes, seeds=range(16), options=options)
@@ -97,7 +97,8 @@ def test_only_cells_revealed_now_are_asked_for(context_prior: Any) -> None:
 def test_what_a_step_tells(context_prior: Any, order: str) -> None:
     codes, before = some_grids(2, (6, 8)), some_grids(2, (6, 8))
     seen = torch.zeros_like(codes, dtype=torch.bool)
-    steps = list(fill_steps(context_prior, codes, seeds=[0, 1], options=quick(order=order)))
+    options = quick(order=order, windows="tiles")
+    steps = list(fill_steps(context_prior, codes, seeds=[0, 1], options=options))
     for step in steps:
         assert torch.equal(step.revealed, (step.codes != before))
         assert torch.equal(step.confidence > 0, step.revealed)

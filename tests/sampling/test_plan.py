@@ -28,14 +28,14 @@ def test_cost_grows_with_what_is_empty_not_with_the_canvas() -> None:
 
 
 def test_tiles_cost_linear_in_the_area() -> None:
-    options = SamplerOptions(num_inference_steps=16)
+    options = SamplerOptions(num_inference_steps=16, windows="tiles")
     costs = [make_plan(torch.ones(s, s, dtype=torch.bool), (16, 16), options).cost() / (s / 16) ** 2 for s in (64, 256)]
     assert costs[1] < costs[0] < 16 * 1.6
 
 
 @pytest.mark.parametrize("order", ["bluenoise", "random", "halton"])
 def test_cells_at_an_inner_edge_wait_until_a_tile_has_them_inside(order: str) -> None:
-    options = SamplerOptions(order=order, num_inference_steps=32, margin=2)
+    options = SamplerOptions(order=order, num_inference_steps=32, windows="tiles", margin=2)
     plan = make_plan(torch.ones(48, 48, dtype=torch.bool), (16, 16), options, seed=5)
     room = [int(plan.layout(k).room(cells).min()) for k, cells in enumerate(plan.steps)]
     assert all(r >= 2 for r in room[:24])

@@ -92,7 +92,7 @@ class MakeOptions:
         float | None, typer.Option(help="Draw from the likeliest codes of this mass.", rich_help_panel=SAMPLING)
     ] = None
     windows: Annotated[
-        str | None, typer.Option(help="On large canvases: tiles or overlap.", rich_help_panel=SAMPLING)
+        str | None, typer.Option(help="On large canvases: outward, tiles or overlap.", rich_help_panel=SAMPLING)
     ] = None
     overlap: Annotated[
         int | None, typer.Option(help="Cells shared by neighbouring windows.", rich_help_panel=SAMPLING)

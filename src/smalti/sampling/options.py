@@ -24,7 +24,8 @@ class SamplerOptions(BaseModel):
     """How many cells per step: cosine (few first), linear (equal), explicit (`counts`). Ancestral has its own."""
 
     num_inference_steps: int = Field(24, ge=1, le=1_000_000)
-    """Steps, each one network evaluation per window; never more than there are empty cells. Ancestral: T."""
+    """Steps, each one network evaluation per window; never more than there are empty cells. Ancestral: T. With
+    `windows="outward"` on a large canvas: steps per window full of cells."""
 
     counts: tuple[int, ...] | None = None
     """Cells per step for the explicit schedule, each at least 1; proportions if their sum is not the empty cells'."""
@@ -38,15 +39,17 @@ class SamplerOptions(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     """Draw only among the most likely codes that together have this probability; 1 = all."""
 
-    windows: Literal["tiles", "overlap"] = "tiles"
-    """On canvases larger than the model's window: tiles whose place changes at each step, one window per cell; or
-    fixed overlapping windows whose probabilities are averaged (the paper's way, dearer)."""
+    windows: Literal["outward", "tiles", "overlap"] = "outward"
+    """On canvases larger than the model's window: outward from what is known, ring by ring, so that distant parts
+    agree; everywhere at once, in tiles whose place changes at each step; or in fixed overlapping windows whose
+    probabilities are averaged (the paper's way, dearer)."""
 
     overlap: int = Field(8, ge=0)
     """Cells that neighbouring windows share with `windows="overlap"`."""
 
     margin: int = Field(2, ge=0)
-    """Cells nearer than this to an inner edge of their tile wait for another step, if enough others can be drawn."""
+    """With `windows="tiles"`: cells nearer than this to an inner edge of their tile wait for another step, if enough
+    others can be drawn."""
 
     central_weight: bool = False
     """With `windows="overlap"`: weight each window by how central the cell is in it, instead of equally."""

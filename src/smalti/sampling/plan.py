@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,8 @@ import torch
 from smalti.errors import UsageError
 from smalti.randomness import Purpose, uniforms
 from smalti.sampling.options import SamplerOptions
-from smalti.sampling.orders import ORDERS, Arrangement, Cells, EmptyCells
+from smalti.sampling.orders import ORDERS, Arrangement, Cells, EmptyCells, Order
+from smalti.sampling.outward import Rings, rings
 from smalti.sampling.windows import Cover, Layout, Size, overlapping, tiles
 from smalti.types import CellMask
 
@@ -35,6 +37,8 @@ class RevealPlan:
     """The cells to be drawn, as row-major numbers, ascending."""
     steps: tuple[Cells, ...]
     """The cells of each step; empty for adaptive orders, which choose them when they see the logits."""
+    rings: Rings | None = None
+    """How the canvas grows, with `windows="outward"` on a canvas of several windows."""
 
     @property
     def adaptive(self) -> bool:
@@ -58,6 +62,8 @@ class RevealPlan:
 
     def cover(self, step: int, cells: Cells) -> Cover:
         """The windows that predict `cells` at a step."""
+        if self.rings is not None:
+            return self.rings.cover(cells)
         layout = self.layout(step)
         if self.options.windows == "overlap":
             return layout.every(cells, self.options.central_weight)
@@ -69,17 +75,23 @@ def make_plan(
 ) -> RevealPlan:
     """Plan the drawing of the True cells of `empty` `(h, w)`.
 
-    With `windows="tiles"` on a canvas larger than the window, cells with less than `margin` cells of room in this
-    step's tiles wait, as long as enough others are there; the margin is relaxed, one by one, only when they are not.
+    On a canvas larger than the window, `windows="outward"` plans ring after ring, each with as many steps as its
+    fullest window needs. With "tiles", cells with less than `margin` cells of room in this step's tiles wait, as long
+    as enough others are there; the margin is relaxed, one by one, only when they are not. Orders whose sequence is
+    the point (raster, ancestral) and adaptive ones are not rearranged: "outward" is "tiles" for them.
     """
     options = options or SamplerOptions()
     mask = _mask(empty)
     canvas = (mask.shape[0], mask.shape[1])
     order = ORDERS[options.order]
+    large = canvas[0] > window[0] or canvas[1] > window[1]
+    if large and order.movable and not order.adaptive and options.windows == "outward":
+        return _outward(mask, order, window, options, seed)
     arranged = order.arrange(mask, options.steps_schedule(), seed)
     steps: tuple[Cells, ...] = ()
     if not order.adaptive:
-        steps = _postponed(arranged, canvas, window, options, seed) if order.movable else _cut(arranged)
+        postpones = large and order.movable
+        steps = _postponed(arranged, canvas, window, options, seed) if postpones else _cut(arranged)
     return RevealPlan(canvas, window, options, seed, arranged.counts, np.sort(arranged.cells), steps)
 
 
@@ -93,11 +105,22 @@ def roomiest(cells: Cells, count: int, layout: Layout, options: SamplerOptions) 
     return np.flatnonzero(room >= min(options.margin, enough))[:count].astype(np.int64)
 
 
+def _outward(mask: EmptyCells, order: Order, window: Size, options: SamplerOptions, seed: int) -> RevealPlan:
+    grown, schedule = rings(mask, window), options.steps_schedule()
+    steps: list[Cells] = []
+    for ring in np.unique(grown.number[mask]).tolist():
+        part = mask & (grown.number == ring)
+        share = grown.fullest(np.flatnonzero(part).astype(np.int64)) / (window[0] * window[1])
+        fewer = replace(schedule, steps=max(1, math.ceil(share * schedule.steps)))
+        steps += _cut(order.arrange(part, fewer, seed))
+    counts = tuple(len(cells) for cells in steps)
+    empty = np.flatnonzero(mask).astype(np.int64)
+    return RevealPlan((mask.shape[0], mask.shape[1]), window, options, seed, counts, empty, tuple(steps), grown)
+
+
 def _postponed(
     arranged: Arrangement, canvas: Size, window: Size, options: SamplerOptions, seed: int
 ) -> tuple[Cells, ...]:
-    if canvas[0] <= window[0] and canvas[1] <= window[1]:
-        return _cut(arranged)
     left, steps = arranged.cells, []
     for k, count in enumerate(arranged.counts):
         now = roomiest(left, count, _layout(canvas, window, options, seed, k), options)

@@ -122,43 +122,43 @@ class Layout:
 
     def room(self, cells: Ints) -> Ints:
         """Distance of each cell `(m,)` to the nearest inner edge of the window that is best for it; 0 = at the edge."""
-        rows, cols = self._places(cells)
+        rows, cols = _places(cells, self.canvas, self.window)
         room: Ints = np.minimum(self._row_room.max(1)[rows], self._col_room.max(1)[cols])
         return room
 
     def nearest(self, cells: Ints) -> Cover:
         """Each cell predicted by exactly one window: the one in which it has most room."""
-        rows, cols = self._places(cells)
-        return self._cover(cells, np.arange(len(cells)), self._row_room.argmax(1)[rows], self._col_room.argmax(1)[cols])
+        rows, cols = _places(cells, self.canvas, self.window)
+        return self._cover(cells, self._row_room.argmax(1)[rows], self._col_room.argmax(1)[cols])
 
     def every(self, cells: Ints, central: bool = False) -> Cover:
         """Each cell predicted by all windows that see it, equally or (`central`) by raised-cosine weights."""
-        rows, cols = self._places(cells)
+        rows, cols = _places(cells, self.canvas, self.window)
         row_at, row_window = _all_of(self._row_room >= 0, rows)
         at, col_window = _all_of(self._col_room >= 0, cols[row_at])
-        return self._cover(cells, row_at[at], row_window[at], col_window, central)
+        return self._cover(cells[row_at[at]], row_window[at], col_window, central)
 
-    def _places(self, cells: Ints) -> tuple[Ints, Ints]:
-        """Row and column of canvas cells on the padded canvas."""
-        rows, cols = np.divmod(cells, self.canvas[1])
-        (top, left), _ = padding(self.canvas, self.window)
-        return rows + top, cols + left
+    def _cover(self, cells: Ints, row_window: Ints, col_window: Ints, central: bool = False) -> Cover:
+        firsts = self.row_starts[row_window], self.col_starts[col_window]
+        return covered(self.canvas, self.window, cells, *firsts, central=central)
 
-    def _cover(self, cells: Ints, which: Ints, row_window: Ints, col_window: Ints, central: bool = False) -> Cover:
-        """Pairs `(cells[which], window (row_window, col_window))` as a `Cover` of the windows that occur."""
-        across = len(self.col_starts)
-        number, window = np.unique(row_window * across + col_window, return_inverse=True)
-        by_window = np.argsort(window, kind="stable")
-        window, cell = window[by_window].astype(np.int64), cells[which[by_window]]
-        first_row, first_col = self.row_starts[number // across], self.col_starts[number % across]
-        rows, cols = self._places(cell)
-        rows, cols = rows - first_row[window], cols - first_col[window]
-        weight = np.ones(len(cell))
-        if central:
-            weight = np.prod(
-                [np.sin(np.pi * (at + 0.5) / w) ** 2 for at, w in zip((rows, cols), self.window, strict=True)], axis=0
-            )
-        return Cover(first_row, first_col, window, rows * self.window[1] + cols, cell, weight)
+
+def covered(
+    canvas: Size, window: Size, cells: Ints, first_row: Ints, first_col: Ints, *, central: bool = False
+) -> Cover:
+    """The cover in which `cells[i]` is predicted by the window that begins at `(first_row[i], first_col[i])` of the
+    padded canvas. central: weight each pair by how central the cell is in the window (raised cosines)."""
+    across = padding(canvas, window)[1][1]
+    first, number = np.unique(first_row * across + first_col, return_inverse=True)
+    by_window = np.argsort(number, kind="stable")
+    number, cells = number[by_window].astype(np.int64), cells[by_window]
+    window_rows, window_cols = np.divmod(first, across)
+    rows, cols = _places(cells, canvas, window)
+    rows, cols = rows - window_rows[number], cols - window_cols[number]
+    weight = np.ones(len(cells))
+    if central:
+        weight = _hump(rows, window[0]) * _hump(cols, window[1])
+    return Cover(window_rows, window_cols, number, rows * window[1] + cols, cells, weight)
 
 
 @lru_cache(maxsize=64)
@@ -199,6 +199,13 @@ def embed(codes: Codes, window: Size) -> Codes:
     padded = codes.new_full((len(codes), *size), EMPTY)
     padded[:, top : top + codes.shape[1], left : left + codes.shape[2]] = codes
     return padded
+
+
+def _places(cells: Ints, canvas: Size, window: Size) -> tuple[Ints, Ints]:
+    """Row and column of canvas cells on the padded canvas."""
+    rows, cols = np.divmod(cells, canvas[1])
+    (top, left), _ = padding(canvas, window)
+    return rows + top, cols + left
 
 
 def _hump(place: Ints, window: int) -> Floats:
