@@ -90,9 +90,10 @@ def card(model: Name) -> None:
     _, folder = _local(model)
     path = folder / "README.md"
     try:
-        print(path.read_text(encoding="utf-8").rstrip())
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         raise ModelError(f"{folder} has no README.md that can be read") from None
+    print(text.rstrip())
 
 
 @app.command()
