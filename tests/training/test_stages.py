@@ -71,7 +71,15 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
 
-@pytest.mark.parametrize("train", [tokenizer, gan, prior])
+def muon_tokenizer(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    return tokenizer(run, steps, resume, optimizer="muon", **changes)
+
+
+def muon_prior(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    return prior(run, steps, resume, optimizer="muon", **changes)
+
+
+@pytest.mark.parametrize("train", [tokenizer, gan, prior, muon_tokenizer, muon_prior])
 def test_interrupted_and_resumed_is_uninterrupted(train: Trains, tmp_path: Path) -> None:
     """17 steps = 10 + resume + 7, bit for bit, with cosine decay, revival, critic, dropout and accumulation in them."""
     whole = train(RunFolder(tmp_path / "whole"), 17)
@@ -123,7 +131,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
     assert steps == sorted(set(steps)), "no step is reported twice"
 
 
-@pytest.mark.parametrize("train", [tokenizer, prior])
+@pytest.mark.parametrize("train", [tokenizer, prior, muon_tokenizer, muon_prior])
 def test_the_loss_goes_down(train: Trains, tmp_path: Path) -> None:
     train(RunFolder(tmp_path), 250, learning_rate={"peak": 5e-3, "warmup": 10}, checkpoint_every=1000, batch=8)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]

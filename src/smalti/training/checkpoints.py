@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smalti.errors import ModelError, OutputError
+from smalti.errors import ModelError, OutputError, UsageError
 from smalti.files import explained, sha256_file
 
 State = dict[str, Any]
@@ -198,8 +198,13 @@ def _unpack(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     """`optimizer.load_state_dict`, with each moment in the memory layout of its weight.
 
-    A file knows no layouts, while fused kernels walk weight, gradient and moments by the same addresses.
+    A file knows no layouts, while fused kernels walk weight, gradient and moments by the same addresses. Raises
+    UsageError for the state of another optimizer.
     """
+    shapes = [{"muon" in group: len(group["params"])} for group in state["param_groups"]]
+    if shapes != [{"muon" in group: len(group["params"])} for group in optimizer.param_groups]:
+        raise UsageError("the checkpoint is of another optimizer: go on with the one the run began with",
+                         field="optimizer")  # fmt: skip
     optimizer.load_state_dict(state)
     for weight, moments in optimizer.state.items():
         for name, value in moments.items():

@@ -21,6 +21,7 @@ from smalti.training.grids import interleave, save_grid
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.losses import gradient_loss, perplexity, psnr
 from smalti.training.lpips import Lpips
+from smalti.training.optimizers import OptimizerName, build_optimizer
 from smalti.training.perceptual import PerceptualLoss
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
@@ -79,8 +80,11 @@ class TokenizerOptions(Length):
     """Pictures per optimizer step."""
     learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=100)
     """Learning rate and its course."""
+    optimizer: OptimizerName = "adamw"
+    """What moves the weights: "muon" = Muon for the kernels of the convolutions, seen as matrices, AdamW for the rest
+    and for the critic, at the same rate."""
     weight_decay: _Weight = 1e-4
-    """AdamW's decay."""
+    """Decay of kernels and matrices; embeddings, norms and biases do not decay."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's decay rates."""
     clip: Annotated[float, Field(gt=0)] = 1.0
@@ -192,12 +196,12 @@ class _Trainer:
         self.options, self.device = options, device
         self.network = VQGAN(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.ema = Ema(self.network, options.ema)
-        self.optimizer = self._adamw(self.network)
+        self.optimizer = self._optimizer(self.network, options.optimizer)
         losses = options.losses
         self.lpips = Lpips(losses.lpips_files).to(device) if losses.lpips else None
         self.perceptual = PerceptualLoss().to(device) if losses.perceptual or losses.logits else None
         self.critic = PatchDiscriminator(options.critic_channels).to(device) if losses.critic else None
-        self.critic_optimizer = self._adamw(self.critic) if self.critic is not None else None
+        self.critic_optimizer = self._optimizer(self.critic, "adamw") if self.critic is not None else None
         self.step, self.clock = 0, Clock()
         self.best_psnr = 0.0
         self.usage = torch.zeros(config.codebook_size, dtype=torch.int64, device=device)  # since the last revival
@@ -206,11 +210,9 @@ class _Trainer:
         self._used = torch.zeros_like(self.usage)  # since the last line of metrics
         self._revived = 0
 
-    def _adamw(self, network: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, network: nn.Module, name: OptimizerName) -> torch.optim.Optimizer:
         options = self.options
-        return torch.optim.AdamW(
-            network.parameters(), lr=0.0, betas=options.betas, weight_decay=options.weight_decay, fused=True
-        )
+        return build_optimizer(network, name, weight_decay=options.weight_decay, betas=options.betas)
 
     def learn(self, images: Images, progress: float) -> Tensor:
         """One step on `images` at `progress` 0..1 of the run; returns the loss."""
