@@ -154,7 +154,7 @@ def train_prior(
                 values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed)
             if last or step % options.log_every == 0 or values:
                 values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
-                check_finite({"loss": values["loss"]}, stage, step)
+                check_finite(values, stage, step)
                 done = options.progress(step, clock.elapsed)
                 values["epoch"] = batches.epoch(step)
                 stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
