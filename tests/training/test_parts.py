@@ -9,12 +9,24 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
+from smalti.tokenizer import ClassicArchitecture, LeanArchitecture
+from smalti.tokenizer.decoder import ClassicDecoder, LeanDecoder
 from smalti.training.batches import Batches, derived_seed
-from smalti.training.discriminator import BlurPool, PatchDiscriminator, critic_loss, fooling_loss, matching_loss
+from smalti.training.discriminator import (
+    BlurPool,
+    LeCam,
+    PatchDiscriminator,
+    adaptive_weight,
+    critic_loss,
+    fooling_loss,
+    matching_loss,
+)
 from smalti.training.ema import Ema
 from smalti.training.grids import grid
-from smalti.training.losses import gradient_loss, perplexity, psnr
+from smalti.training.loop import not_finite
+from smalti.training.losses import Losses, gradient_loss, perplexity, psnr
 from smalti.training.schedules import LearningRate, Length
 
 
@@ -100,6 +112,52 @@ def test_a_critic_learns_to_tell_and_can_be_fooled() -> None:
     assert matching_loss(seen, seen) == 0
     assert matching_loss(seen, critic(real)[1]) > 0
     assert critic_loss(torch.tensor([2.0]), torch.tensor([-2.0])) == 0
+
+
+def test_the_adaptive_weight_makes_both_pulls_equally_strong() -> None:
+    torch.manual_seed(0)
+    small = {"encoder_channels": (8, 8), "encoder_blocks": (1, 1), "decoder_channels": (8, 8), "decoder_blocks": (1, 1)}
+    decoder = LeanDecoder(LeanArchitecture.model_validate(small), 4)
+    images = decoder(torch.randn(2, 4, 3, 3))
+    near, adversarial = images.square().mean(), (images * torch.randn_like(images)).mean()
+    last = decoder.last_kernel
+    assert last.shape == (12, 8, 3, 3)  # four pixels of three colours
+    weight = adaptive_weight(near, adversarial, last)
+    assert not weight.requires_grad
+    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].norm() for loss in (near, weight * adversarial)]
+    assert float(pulls[1]) == pytest.approx(float(pulls[0]), rel=0.05)  # but for the 1e-4 against a division by zero
+    unopposed = adaptive_weight(near, 0 * adversarial, last)
+    assert float(unopposed) == pytest.approx(min(1e4, 1e4 * float(pulls[0])), rel=1e-4)
+    assert float(adaptive_weight(1e9 * near, adversarial, last)) == 1e4
+    near.backward()  # the graph is still there
+    classic = ClassicDecoder(ClassicArchitecture(base_channels=32, channel_multipliers=(1, 1), z_channels=4))
+    assert classic.last_kernel.shape == (3, 32, 3, 3)
+
+
+def test_adaptive_needs_both_sides() -> None:
+    with pytest.raises(ValidationError, match="give both"):
+        Losses(adaptive=True)
+    with pytest.raises(ValidationError, match="give both"):
+        Losses(adaptive=True, adversarial=1, l1=0, l2=0, gradient=0)
+
+
+def test_lecam_by_hand() -> None:
+    lecam = LeCam(torch.device("cpu"), decay=0.5)
+    real, fake = torch.tensor([2.0, 4.0]), torch.tensor([-1.0, 1.0])
+    assert float(lecam.penalty(real, fake)) == pytest.approx((4 + 16) / 2 + (1 + 1) / 2)  # averages are 0 at first
+    lecam.update(real, fake, 0)  # decay 1/10
+    assert torch.allclose(lecam.means, torch.tensor([2.7, 0.0]))
+    lecam.update(real, fake + 2, 100)  # decay 1/2
+    assert torch.allclose(lecam.means, torch.tensor([2.85, 1.0]))
+    expected = ((2 - 1) ** 2 + (4 - 1) ** 2) / 2 + ((-1 - 2.85) ** 2 + (1 - 2.85) ** 2) / 2
+    assert float(lecam.penalty(real, fake)) == pytest.approx(expected)
+
+
+def test_where_a_state_is_not_finite() -> None:
+    nan = torch.tensor([1.0, math.nan])
+    state = {"network": {"a": torch.ones(2), "b": nan}, "optimizer": [{"x": -nan, "n": 3}], "codes": torch.arange(3)}
+    assert not_finite(state) == ["network.b", "optimizer.0.x"]
+    assert not_finite({"a": torch.tensor(1e30), "b": None, "c": "text"}) == []
 
 
 def test_perceptual_weights_load_strictly_and_know_a_difference() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -28,6 +29,9 @@ COMMON: dict[str, Any] = {"batch": 4, "precision": "float32", "log_every": 5, "c
 CONFIG = TokenizerConfig.model_validate(TINY_VQGAN)
 PRIOR = PriorConfig(codebook_size=16, height=4, width=4, dropout=0.1, **TINY_PRIOR)
 GAN = Losses(adversarial=0.1, matching=1.0, gan_start=4, gan_warmup=2)
+FULL_GAN = GAN.model_copy(
+    update={"adaptive": True, "lecam": 0.01, "augment": ("colour", "translation", "cutout"), "matching": 0.0}
+)
 
 
 def toy_set(count: int = 30, seed: int = 0) -> Pictures:
@@ -59,6 +63,10 @@ def gan(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.
     return tokenizer(run, steps, resume, losses=GAN, **changes)
 
 
+def full_gan(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    return tokenizer(run, steps, resume, losses=FULL_GAN, codebook_init="kmeans", **changes)
+
+
 def prior(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
     options = PriorOptions(steps=steps, **{**COMMON, "accumulate": 2, **changes})
     return train_prior(toy_codes(), PRIOR, options, run, validation=toy_codes(4), resume=resume)
@@ -71,7 +79,15 @@ def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a) and a.keys() == b.keys()
 
 
-@pytest.mark.parametrize("train", [tokenizer, gan, prior])
+def muon_tokenizer(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    return tokenizer(run, steps, resume, optimizer="muon", **changes)
+
+
+def muon_prior(run: RunFolder, steps: int, resume: bool = False, **changes: Any) -> nn.Module:
+    return prior(run, steps, resume, optimizer="muon", **changes)
+
+
+@pytest.mark.parametrize("train", [tokenizer, gan, full_gan, prior, muon_tokenizer, muon_prior])
 def test_interrupted_and_resumed_is_uninterrupted(train: Trains, tmp_path: Path) -> None:
     """17 steps = 10 + resume + 7, bit for bit, with cosine decay, revival, critic, dropout and accumulation in them."""
     whole = train(RunFolder(tmp_path / "whole"), 17)
@@ -123,7 +139,7 @@ def test_killed_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
     assert steps == sorted(set(steps)), "no step is reported twice"
 
 
-@pytest.mark.parametrize("train", [tokenizer, prior])
+@pytest.mark.parametrize("train", [tokenizer, prior, muon_tokenizer, muon_prior])
 def test_the_loss_goes_down(train: Trains, tmp_path: Path) -> None:
     train(RunFolder(tmp_path), 250, learning_rate={"peak": 5e-3, "warmup": 10}, checkpoint_every=1000, batch=8)
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
@@ -154,6 +170,42 @@ def test_a_budget_ends_a_run_and_counts_across_a_resume(tmp_path: Path) -> None:
     assert (tmp_path / "prior/checkpoints/last").read_text().strip() == f"step-{state['step']:08d}"
 
 
+def values_of(folder: Path, name: str) -> dict[int, float]:
+    """That metric by step."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+def test_usage_of_codes_over_a_whole_pass(tmp_path: Path) -> None:
+    """30 pictures in batches of 4: the first pass ends at step 8, the second at 15."""
+    network = tokenizer(RunFolder(tmp_path), 15, learning_rate={"peak": 1e-12}, revive_until=0, ema=0.0, log_every=1)
+    used, perplexities = (values_of(tmp_path, f"epoch_{name}") for name in ("codes_used", "perplexity"))
+    assert min(used) == 8
+    assert used[8] == used[14], "the values of a pass stay until the next one ends"
+    pixels = torch.from_numpy(toy_pixels(30)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    counts = torch.bincount(network.encode(torch.cat([pixels, pixels.flip(-1)])).flatten(), minlength=16)  # type: ignore[operator]
+    assert abs(used[15] - float((counts > 0).sum()) / 16) < 2 / 16, "of a network that stands still, by its codes"
+    assert 1 <= perplexities[15] <= 16 * used[15] + 1e-4
+
+
+def test_kmeans_starts_with_the_codes_in_use(tmp_path: Path) -> None:
+    still: dict[str, Any] = {"learning_rate": {"peak": 1e-12}, "revive_until": 0, "validate_every": 1, "log_every": 1}
+    tokenizer(RunFolder(tmp_path / "random"), 1, **still)
+    tokenizer(RunFolder(tmp_path / "kmeans"), 1, codebook_init="kmeans", **still)
+    shares = [values_of(tmp_path / name, "validation_codes_used")[1] for name in ("random", "kmeans")]
+    assert shares[1] > shares[0]
+    gumbel = CONFIG.model_copy(update={"quantizer": "gumbel"})
+    with pytest.raises(UsageError, match="codebook_init must be random"):
+        train_tokenizer(toy_set(), gumbel, TokenizerOptions(codebook_init="kmeans"), RunFolder(tmp_path / "gumbel"))
+
+
+def test_a_euclidean_codebook_is_revived_too(tmp_path: Path) -> None:
+    nearest = CONFIG.model_copy(update={"quantizer": "nearest"})
+    options = TokenizerOptions(steps=20, revive_every=5, revive_until=1, dead_below=0.5, **COMMON)
+    train_tokenizer(toy_set(), nearest, options, RunFolder(tmp_path))
+    assert sum(values_of(tmp_path, "codes_revived").values()) > 0
+
+
 def _digest() -> str:
     from smalti.files import sha256_bytes
 
@@ -177,6 +229,60 @@ def test_changed_data_and_changed_models_are_noticed(tmp_path: Path) -> None:
     other = PRIOR.model_copy(update={"d_model": 32})
     with pytest.raises(UsageError, match="another prior configuration"):
         train_prior(toy_codes(), other, options, RunFolder(tmp_path), resume=True)
+
+
+@pytest.mark.parametrize("train", [prior, gan])
+@pytest.mark.parametrize("step", [6, 8])
+def test_a_bad_gradient_is_never_saved(
+    train: Trains, step: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An infinite gradient behind a finite loss, just before a checkpoint and between two; the run can go on from 5."""
+    clip, calls = nn.utils.clip_grad_norm_, iter(range(1000))
+    per_step = 1 if train is prior else 2  # the critic's is the second: it learns from step 2 on
+    first = (step - 1) if train is prior else 2 + per_step * (step - 3) + 1
+
+    def spoiled(parameters: Any, most: float) -> Tensor:
+        parameters = list(parameters)
+        if next(calls) == first:
+            parameters[0].grad.fill_(torch.inf)
+        return clip(parameters, most)
+
+    monkeypatch.setattr(nn.utils, "clip_grad_norm_", spoiled)
+    with pytest.raises(ModelError, match=r"diverged.*not finite at step (6|10).*last good checkpoint"):
+        train(RunFolder(tmp_path), 20, checkpoint_every=5 if step == 8 else 3, log_every=100, validate_every=100)
+    monkeypatch.undo()
+    last = (tmp_path / ("prior" if train is prior else "tokenizer") / "checkpoints/last").read_text().strip()
+    assert last == ("step-00000005" if step == 8 else "step-00000003")
+    train(RunFolder(tmp_path), 12, resume=True, validate_every=100)
+
+
+class Full(SilentProgress):
+    """From step 10 on, the kernel refuses to make any file longer than a few kilobytes."""
+
+    def report(self, report: Report) -> None:
+        import resource
+
+        if report.step == 10:
+            _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, most))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs limits of the operating system")
+@pytest.mark.parametrize("train", [tokenizer, prior])
+def test_a_full_disk_costs_no_more_than_the_steps_since_the_last_checkpoint(train: Trains, tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    whole = train(RunFolder(tmp_path / "whole"), 17, validate_every=100)
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*step-00000010"):
+            train(RunFolder(tmp_path / "parts", Full()), 17, validate_every=100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    (checkpoints,) = (tmp_path / "parts").glob("*/checkpoints")
+    assert sorted(p.name for p in checkpoints.iterdir()) == ["last", "step-00000005"]
+    parts = train(RunFolder(tmp_path / "parts"), 17, resume=True, validate_every=100)
+    assert same(whole.state_dict(), parts.state_dict())
 
 
 def test_a_diverged_run_stops_and_keeps_the_last_good_checkpoint(tmp_path: Path) -> None:

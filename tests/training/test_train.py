@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from smalti.errors import DataError, ModelError, OutputError, UsageError
 from smalti.formats.folder import load_model, verify
@@ -127,6 +131,28 @@ def test_changed_pictures_are_noticed_on_resume(fields: dict[str, Any], pictures
     (copy / "00.png").write_bytes((copy / "01.png").read_bytes())
     with pytest.raises(DataError, match="data changed"):
         train(changed(fields, stage="tokenizer"), resume=True)
+
+
+def test_sigterm_of_the_command_saves_exits_143_and_resumes(fields: dict[str, Any], tmp_path: Path) -> None:
+    """What a cluster does to a job before its time is over."""
+    fields["stage"] = "tokenizer"
+    fields["tokenizer"] |= {"steps": 10**6, "log_every": 1, "checkpoint_every": 10**6, "validate_every": 10**6}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(fields))
+    command = [sys.executable, "-m", "smalti", "train", str(tmp_path / "recipe.yaml")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    heard = ""
+    while "step" not in heard:
+        heard = process.stderr.readline()
+        assert heard, "it ended before its first report"
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=120)
+    assert process.returncode == 143
+    last = (tmp_path / "run/tokenizer/checkpoints/last").read_text().strip()
+    steps = int(last.removeprefix("step-")) + 3
+    done = subprocess.run([*command, "--resume", "--set", f"tokenizer.steps={steps}"], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    verify(tmp_path / "run/model")
 
 
 def test_export_needs_a_run(tmp_path: Path) -> None:

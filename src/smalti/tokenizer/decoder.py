@@ -25,6 +25,11 @@ class LeanDecoder(nn.Module):
         self.layers = nn.Sequential(*layers, nn.ReLU(), DepthToSpace(channels[-1], 3, kernel=3))
         self.halo = _receptive_radius(blocks)
 
+    @property
+    def last_kernel(self) -> Tensor:
+        """Of the convolution that writes the pixels."""
+        return self.layers[-1].conv.weight  # type: ignore[return-value, union-attr]
+
     def forward(self, z: Tensor) -> Tensor:
         return self.layers(z)  # type: ignore[no-any-return]
 
@@ -69,6 +74,11 @@ class ClassicDecoder(nn.Module):
             if arch.logsigma_head
             else None
         )
+
+    @property
+    def last_kernel(self) -> Tensor:
+        """Of the convolution that writes the pixels."""
+        return self.blocks[-1].weight  # type: ignore[return-value]
 
     def features(self, z: Tensor) -> Tensor:
         """Everything before the last convolution: what the mean and the `logsigma` head share."""

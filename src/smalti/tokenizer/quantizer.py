@@ -68,6 +68,11 @@ class NearestQuantizer(nn.Module):
         commitment, codebook = (1.0, self.beta) if self.legacy_beta else (self.beta, 1.0)
         return Quantized(z + (q - z).detach(), codes, commitment * to_encoder + codebook * to_codebook)
 
+    @torch.no_grad()
+    def place(self, where: Tensor, vectors: Tensor) -> None:
+        """Put the codes `where` (int64 `(m,)`) at `vectors` `(m, d)`."""
+        self.embedding.weight[where] = vectors.to(self.embedding.weight.dtype)
+
 
 class GumbelQuantizer(nn.Module):
     """Codes as categorical logits, relaxed by Gumbel noise in training (Jang et al. 2017).
@@ -140,17 +145,26 @@ class CosineQuantizer(nn.Module):
         return Quantized(unit + (q - unit).detach(), codes, to_codebook + self.beta * to_encoder)
 
     @torch.no_grad()
-    def revive(self, dead: Tensor, z: Tensor, generator: torch.Generator | None = None) -> int:
-        """Move the codes in `dead` (bool `(K,)`) onto random vectors of `z` `(n, d, h, w)`; returns how many."""
-        where = dead.nonzero().squeeze(1)
-        flat = F.normalize(channels_last(z).reshape(-1, z.shape[1]).float(), dim=-1)
-        count = min(len(where), len(flat))
-        pick = torch.randperm(len(flat), generator=generator)[:count].to(flat.device)
-        # basis rows are seen through `mix`: solve mix(b) = z for b. In float64: LAPACK's float32 solutions depend on
+    def place(self, where: Tensor, vectors: Tensor) -> None:
+        """Put the codes `where` (int64 `(m,)`) at the directions of `vectors` `(m, d)`."""
+        unit = F.normalize(vectors.double(), dim=-1)
+        # basis rows are seen through `mix`: solve mix(b) = v for b. In float64: LAPACK's float32 solutions depend on
         # where its memory happens to lie, and a resumed run has to be the same to the bit
-        solution = torch.linalg.lstsq(self.mix.weight.double(), flat[pick].double().t()).solution
-        self.basis[where[:count]] = solution.t().to(self.basis.dtype)
-        return count
+        solution = torch.linalg.lstsq(self.mix.weight.double(), unit.t()).solution
+        self.basis[where] = solution.t().to(self.basis.dtype)
 
 
 Quantizer = NearestQuantizer | GumbelQuantizer | CosineQuantizer
+
+
+@torch.no_grad()
+def revive(
+    quantizer: NearestQuantizer | CosineQuantizer, dead: Tensor, z: Tensor, generator: torch.Generator | None = None
+) -> int:
+    """Move the codes in `dead` (bool `(K,)`) onto random vectors of `z` `(n, d, h, w)`; returns how many."""
+    where = dead.nonzero().squeeze(1)
+    flat = channels_last(z).reshape(-1, z.shape[1]).float()
+    count = min(len(where), len(flat))
+    pick = torch.randperm(len(flat), generator=generator)[:count].to(flat.device)
+    quantizer.place(where[:count], flat[pick])
+    return count

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from smalti.training.losses import Losses
 from smalti.training.own_pictures import recipe_for
 from smalti.training.prior_stage import PriorOptions, train_prior
 from smalti.training.progress import Progress, Report, SilentProgress
@@ -9,7 +10,7 @@ from smalti.training.recipe import Recipe, load_recipe, preset_names
 from smalti.training.run import export, train
 from smalti.training.runs import RunFolder
 from smalti.training.schedules import LearningRate
-from smalti.training.tokenizer_stage import Losses, TokenizerOptions, train_tokenizer
+from smalti.training.tokenizer_stage import TokenizerOptions, train_tokenizer
 
 __all__ = [
     "LearningRate",

@@ -6,7 +6,8 @@
     checkpoints/last                              the name of the newest complete one, for people and tools
 
 A reader trusts a folder only if its manifest agrees with its files, so a half-written or damaged one is skipped to the
-one before. Nothing in a checkpoint is executed when it is read.
+one before. A step that is saved again becomes step-00001000-1, and so on: nothing complete is removed before its
+successor is in place. Nothing in a checkpoint is executed when it is read.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,22 +26,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from smalti.errors import ModelError, OutputError
+from smalti.errors import ModelError, OutputError, UsageError
 from smalti.files import explained, sha256_file
 
 State = dict[str, Any]
 """Nested dicts, lists and tuples of tensors, numbers, strings, bools and None; dict keys are strings or integers."""
 
 TENSORS, TREE, MANIFEST, LAST = "state.safetensors", "state.json", "manifest.json", "last"
-_NAME = re.compile(r"step-(\d{8,})")
+_NAME = re.compile(r"step-(\d{8,})(?:-(\d+))?")
 
 
 def save_checkpoint(folder: Path, step: int, state: State, *, keep: int = 2) -> Path:
     """Write `state` as `folder/step-<step>` and return that path; at most `keep` checkpoints stay.
 
-    A crash at any moment leaves the earlier checkpoints as they were. Raises OutputError if the disk refuses.
+    Those of later steps go: a run that saves step 100 has left behind what it once called step 200. A crash at any
+    moment leaves the earlier checkpoints as they were. Raises OutputError if the disk refuses.
     """
-    final = folder / f"step-{step:08d}"
+    final = folder / _next_name(folder, step)
     beside = folder / f".{final.name}.{os.getpid()}.tmp"
     try:
         with explained(final):
@@ -47,8 +50,6 @@ def save_checkpoint(folder: Path, step: int, state: State, *, keep: int = 2) -> 
             shutil.rmtree(beside, ignore_errors=True)
             beside.mkdir()
             _write(beside, state, step)
-            if final.exists():  # saved before, by a run that was resumed from an older one
-                shutil.rmtree(final)
             os.replace(beside, final)
             _sync(folder)
             _point_to(folder, final.name)
@@ -76,7 +77,7 @@ def latest_checkpoint(folder: Path, warn: Callable[[str], None] = lambda text: N
     """The newest complete checkpoint in `folder`; damaged ones are named through `warn` and skipped."""
     if not folder.is_dir():
         return None
-    for path in sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_step, reverse=True):
+    for path in sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_place, reverse=True):
         problem = damage(path)
         if problem is None:
             return path
@@ -128,21 +129,32 @@ def _point_to(folder: Path, name: str) -> None:
     beside.write_text(name + "\n", "utf-8")
     _sync(beside)
     os.replace(beside, folder / LAST)
+    _sync(folder)
 
 
 def _prune(folder: Path, newest: Path, keep: int) -> None:
-    """Remove all but `keep` checkpoints, and what killed processes left behind."""
-    complete = sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_step, reverse=True)
-    for path in complete[max(1, keep) :]:
-        if path != newest:
-            shutil.rmtree(path, ignore_errors=True)
+    """Remove all but `keep` checkpoints up to `newest`, later ones, and what killed processes left behind."""
+    known = sorted((p for p in folder.iterdir() if _NAME.fullmatch(p.name)), key=_place, reverse=True)
+    after = [path for path in known if _place(path) > _place(newest)]
+    for path in after + known[len(after) + max(1, keep) :]:
+        # a half-removed one should not look like one that was damaged
+        with suppress(OSError):
+            path.rename(folder / f".{path.name}.{os.getpid()}.tmp")
     for path in folder.glob(".step-*.tmp"):
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _step(path: Path) -> int:
+def _next_name(folder: Path, step: int) -> str:
+    """step-00000007, or step-00000007-1, -2 ... if that step has been saved before."""
+    known = [_place(path) for path in folder.iterdir()] if folder.is_dir() else []
+    again = [count + 1 for at, count in known if at == step]
+    return f"step-{step:08d}" + (f"-{max(again)}" if again else "")
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """(step, how often it had been saved before)."""
     match = _NAME.fullmatch(path.name)
-    return int(match[1]) if match else -1
+    return (int(match[1]), int(match[2] or 0)) if match else (-1, 0)
 
 
 def _sync(path: Path) -> None:
@@ -198,8 +210,13 @@ def _unpack(node: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     """`optimizer.load_state_dict`, with each moment in the memory layout of its weight.
 
-    A file knows no layouts, while fused kernels walk weight, gradient and moments by the same addresses.
+    A file knows no layouts, while fused kernels walk weight, gradient and moments by the same addresses. Raises
+    UsageError for the state of another optimizer.
     """
+    shapes = [{"muon" in group: len(group["params"])} for group in state["param_groups"]]
+    if shapes != [{"muon" in group: len(group["params"])} for group in optimizer.param_groups]:
+        raise UsageError("the checkpoint is of another optimizer: go on with the one the run began with",
+                         field="optimizer")  # fmt: skip
     optimizer.load_state_dict(state)
     for weight, moments in optimizer.state.items():
         for name, value in moments.items():

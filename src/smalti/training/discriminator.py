@@ -1,4 +1,4 @@
-"""A critic of patches, for the adversarial loss of the tokenizer.
+"""A critic of patches, for the adversarial loss of the tokenizer, and what keeps the two in balance.
 
 PatchGAN (Isola et al., CVPR 2017) with blurred downsampling (Zhang, ICML 2019), as in VQGAN+ (MaskBit, Weber et al.,
 2024): a stride never aliases, so the critic's opinion does not depend on where the grid of a stride falls.
@@ -71,3 +71,38 @@ def matching_loss(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     """Mean absolute difference of what the critic's stages see (Wang et al., pix2pixHD, 2018)."""
     pairs = zip(fake, real, strict=True)
     return torch.stack([(a.float() - b.detach().float()).abs().mean() for a, b in pairs]).mean()
+
+
+def adaptive_weight(near: Tensor, adversarial: Tensor, last: Tensor, most: float = 1e4) -> Tensor:
+    """The factor, in 0..`most`, at which the critic pulls the last kernel as strongly as the reconstruction does.
+
+    |d near / d last| / (|d adversarial / d last| + 1e-4), without gradient (Esser et al., taming-transformers, CVPR
+    2021, eq. 7, with the code's constants). near: the reconstruction losses; last: the kernel that writes the pixels.
+    """
+    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].float() for loss in (near, adversarial)]
+    ratio: Tensor = torch.linalg.vector_norm(pulls[0]) / (torch.linalg.vector_norm(pulls[1]) + 1e-4)
+    return ratio.clamp(max=most)
+
+
+class LeCam:
+    """Keeps a critic that has few pictures from being too sure (Tseng et al., CVPR 2021).
+
+    E (D(real) - a_fake)^2 + E (D(fake) - a_real)^2, where a_real and a_fake are moving averages of its mean scores.
+    """
+
+    def __init__(self, device: torch.device, decay: float = 0.999) -> None:
+        """decay: share of the old averages kept per step (VQGAN+); less in the first steps, as in `Ema`."""
+        self.means = torch.zeros(2, device=device)  # (real, fake)
+        self.decay = decay
+
+    def penalty(self, real: Tensor, fake: Tensor) -> Tensor:
+        """What is added to the critic's loss for its scores of `real` and `fake` pictures."""
+        of_real, of_fake = self.means
+        penalty: Tensor = (real.float() - of_fake).square().mean() + (fake.float() - of_real).square().mean()
+        return penalty
+
+    @torch.no_grad()
+    def update(self, real: Tensor, fake: Tensor, step: int) -> None:
+        """Move the averages towards the scores of the critic's step `step` (from 0)."""
+        now = torch.stack([real.float().mean(), fake.float().mean()])
+        self.means.lerp_(now, 1 - min(self.decay, (1 + step) / (10 + step)))

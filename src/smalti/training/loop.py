@@ -58,19 +58,21 @@ class Keeper:
         """A checkpoint of `step`, unless there is one. Raises ModelError if the run has diverged."""
         if self._saved == step:
             return
-        check_finite({"loss": float(loss)}, self._stage, step)
-        self._write(step)
+        self._write(step, loss)
 
     def finish(self, step: int, loss: Tensor | None, *, timed: bool) -> None:
         """The last checkpoint; of a timed run even if there is one, so that a resume finds the time used up."""
         if loss is None:  # nothing was left to do
             return
-        check_finite({"loss": float(loss)}, self._stage, step)
         if timed or self._saved != step:
-            self._write(step)
+            self._write(step, loss)
 
-    def _write(self, step: int) -> None:
-        self._stage.save(step, self._snapshot())
+    def _write(self, step: int, loss: Tensor) -> None:
+        check_finite({"loss": float(loss)}, self._stage, step)
+        state = self._snapshot()
+        # a finite loss says nothing of the update that followed it, nor of the critic's
+        check_finite(dict.fromkeys(not_finite(state)[:3], math.nan), self._stage, step)
+        self._stage.save(step, state)
         self._saved = step
 
 
@@ -82,6 +84,19 @@ def check_finite(values: Mapping[str, float], stage: StageFolder, step: int) -> 
             f"the {stage.name} diverged: {', '.join(bad)} not finite at step {step}; the last good checkpoint is kept "
             f"in {stage.checkpoints}: lower the learning rate and go on with --resume"
         )
+
+
+def not_finite(state: Any, name: str = "") -> list[str]:
+    """Where in nested `state` tensors hold NaN or infinity, as "network.head.weight"."""
+    if isinstance(state, Tensor):
+        return [name] if state.is_floating_point() and not bool(torch.isfinite(state).all()) else []
+    if isinstance(state, dict):
+        inner = list(state.items())
+    elif isinstance(state, list | tuple):
+        inner = list(enumerate(state))
+    else:
+        return []
+    return [bad for key, value in inner for bad in not_finite(value, f"{name}.{key}".lstrip("."))]
 
 
 class Pace:

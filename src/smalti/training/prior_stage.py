@@ -27,6 +27,7 @@ from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
 from smalti.training.grids import save_grid
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
+from smalti.training.optimizers import OptimizerName, build_optimizer
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
 from smalti.training.schedules import Clock, LearningRate, Length
@@ -48,8 +49,10 @@ class PriorOptions(Length):
     """Parts in which a batch is computed, to save memory; a divisor of `batch`."""
     learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=200)
     """Learning rate and its course."""
+    optimizer: OptimizerName = "adamw"
+    """What moves the weights: "muon" = Muon for the matrices of the blocks, AdamW for the rest, at the same rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.03
-    """AdamW's decay of matrices; embeddings, norms and biases do not decay."""
+    """Decay of matrices; embeddings, norms and biases do not decay."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay rates."""
     clip: Annotated[float, Field(gt=0)] = 1.0
@@ -107,7 +110,7 @@ def train_prior(
         torch.manual_seed(derived_seed(seed, "prior"))
         network = AbsorbingTransformer(config).to(device).train()
         ema = Ema(network, options.ema)
-        optimizer = torch.optim.AdamW(parameter_groups(network, options.weight_decay), betas=options.betas, fused=True)
+        optimizer = build_optimizer(network, options.optimizer, weight_decay=options.weight_decay, betas=options.betas)
         step, clock, tally = 0, Clock(), Tally()
         if state is not None:
             network.load_state_dict(state["network"])
@@ -151,7 +154,7 @@ def train_prior(
                 values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed)
             if last or step % options.log_every == 0 or values:
                 values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
-                check_finite({"loss": values["loss"]}, stage, step)
+                check_finite(values, stage, step)
                 done = options.progress(step, clock.elapsed)
                 values["epoch"] = batches.epoch(step)
                 stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
@@ -181,15 +184,6 @@ def resident(codes: npt.NDArray[np.integer[Any]] | Tensor, config: PriorConfig, 
         )
     small = np.int16 if config.codebook_size <= 2**15 else np.int32
     return torch.from_numpy(array.astype(small)).to(device)
-
-
-def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; embeddings, tables, norms and biases do not."""
-    named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.dim() == 2 and "embedding" not in name]
-    chosen = {id(p) for p in matrices}
-    rest = [p for _, p in named if id(p) not in chosen]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
 
 
 def snapshot(network: nn.Module, ema: Ema[Any], optimizer: torch.optim.Optimizer, clock: Clock) -> State:

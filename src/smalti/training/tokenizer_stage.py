@@ -2,68 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from smalti.data import Pictures, as_images
 from smalti.errors import UsageError
 from smalti.tokenizer import VQGAN, TokenizerConfig
-from smalti.tokenizer.quantizer import CosineQuantizer, GumbelQuantizer
+from smalti.tokenizer.quantizer import GumbelQuantizer, revive
+from smalti.training.augment import DiffAugment, mirrored
 from smalti.training.batches import Batches, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
-from smalti.training.discriminator import PatchDiscriminator, critic_loss, fooling_loss, matching_loss
+from smalti.training.codebook import start_from_features
+from smalti.training.discriminator import (
+    LeCam,
+    PatchDiscriminator,
+    adaptive_weight,
+    critic_loss,
+    fooling_loss,
+    matching_loss,
+)
 from smalti.training.ema import Ema
 from smalti.training.grids import interleave, save_grid
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
-from smalti.training.losses import gradient_loss, perplexity, psnr
+from smalti.training.losses import Losses, Weight, gradient_loss, perplexity, psnr
 from smalti.training.lpips import Lpips
+from smalti.training.optimizers import OptimizerName, build_optimizer
 from smalti.training.perceptual import PerceptualLoss
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
 from smalti.training.schedules import Clock, LearningRate, Length
 from smalti.types import Images
-
-_Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-
-
-class Losses(BaseModel):
-    """Weights of what the tokenizer minimises; 0 = not computed."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-    l1: _Weight = 1.0
-    """Mean absolute difference of pixels in [-1, 1]."""
-    l2: _Weight = 2.0
-    """Mean squared difference."""
-    gradient: _Weight = 0.5
-    """Mean absolute difference of slopes: line work."""
-    quantizer: _Weight = 0.25
-    """What pulls encoder and codebook together."""
-    perceptual: _Weight = 0.0
-    """Features of EfficientNet-Lite0 (extra `train`)."""
-    logits: _Weight = 0.0
-    """Class logits of the same network (VQGAN+ does this with a ResNet-50)."""
-    lpips: _Weight = 0.0
-    """LPIPS with VGG-16, from `lpips_files`."""
-    lpips_files: tuple[str, ...] = ()
-    """VGG-16 as torchvision saves it, and the linear weights of LPIPS 0.1; you bring them, nothing is downloaded."""
-    adversarial: _Weight = 0.0
-    """A critic's opinion (hinge), from step `gan_start` on."""
-    matching: _Weight = 0.0
-    """The same critic's features, from `gan_start` on."""
-    gan_start: Annotated[int, Field(ge=0)] = 5_000
-    """First step with the critic's losses."""
-    gan_warmup: Annotated[int, Field(ge=0)] = 500
-    """Steps before `gan_start` in which the critic learns already, unheard."""
-
-    @property
-    def critic(self) -> bool:
-        """Whether a critic is needed at all."""
-        return self.adversarial > 0 or self.matching > 0
 
 
 class TokenizerOptions(Length):
@@ -79,19 +51,24 @@ class TokenizerOptions(Length):
     """Pictures per optimizer step."""
     learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=100)
     """Learning rate and its course."""
-    weight_decay: _Weight = 1e-4
-    """AdamW's decay."""
+    optimizer: OptimizerName = "adamw"
+    """What moves the weights: "muon" = Muon for the kernels of the convolutions, seen as matrices, AdamW for the rest
+    and for the critic, at the same rate."""
+    weight_decay: Weight = 1e-4
+    """Decay of kernels and matrices; embeddings, norms and biases do not decay."""
     betas: tuple[float, float] = (0.9, 0.99)
     """AdamW's decay rates."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the averaged weights, which are the ones that are kept."""
+    codebook_init: Literal["random", "kmeans"] = "random"
+    """Where codes begin: "kmeans" = at the centres of the untrained encoder's features of the first pictures."""
     revive_every: Annotated[int, Field(ge=1)] = 100
     """Steps between two looks for dead codes, which move onto features of current pictures."""
     revive_until: Annotated[float, Field(ge=0, le=1)] = 0.6
     """Share of the run after which codes stay where they are."""
-    dead_below: _Weight = 0.02
+    dead_below: Weight = 0.02
     """A code is dead if it was used less than this share of the mean."""
     critic_channels: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Width of the critic."""
@@ -133,6 +110,9 @@ def train_tokenizer(
     if any(side % config.cell for side in pictures.size):
         raise UsageError(f"pictures of {pictures.size} pixels do not consist of whole cells of {config.cell}: "
                          "choose another data.size")  # fmt: skip
+    if options.codebook_init == "kmeans" and config.quantizer == "gumbel":
+        raise UsageError("a gumbel quantizer's codes are no features: codebook_init must be random",
+                         field="tokenizer.codebook_init")  # fmt: skip
     stage = run.stage("tokenizer")
     state = stage.restore(resume, model=config.model_dump_json(), data=pictures.fingerprint)
     batches = Batches(len(pictures), options.batch, seed)
@@ -144,6 +124,11 @@ def train_tokenizer(
             trainer.load(state)
         elif start is not None:
             begin_with(start, config, trainer.network, trainer.ema.model)
+        elif options.codebook_init == "kmeans":
+            start_from_features(
+                trainer.network, pictures, device, seed=derived_seed(seed, "codebook"), batch=options.batch
+            )
+            trainer.ema.model.load_state_dict(trainer.network.state_dict())
         keeper = Keeper(
             stage, options.checkpoint_every, trainer.snapshot, wish, None if state is None else trainer.step
         )
@@ -152,12 +137,14 @@ def train_tokenizer(
 
         while (progress := options.progress(trainer.step, trainer.clock.elapsed)) < 1:
             step_seed = derived_seed(seed, "tokenizer", trainer.step)
-            torch.manual_seed(step_seed)  # noise of a Gumbel quantiser, choice of revived codes
+            torch.manual_seed(step_seed)  # noise of a Gumbel quantiser, revived codes, what the critic's view changes
             images = as_images(pictures.batch(np.sort(batches.at(trainer.step))), device)
             if flip:
                 images = mirrored(images, torch.Generator().manual_seed(step_seed))
             loss = trainer.learn(images, progress)
             step = trainer.step
+            if int(batches.epoch(step)) > int(batches.epoch(step - 1)):
+                trainer.end_epoch()
             last = options.progress(step, trainer.clock.elapsed) >= 1
 
             values: dict[str, float] = {}
@@ -170,7 +157,7 @@ def train_tokenizer(
                 draw_reconstructions(stage, step, trainer.ema.model, validation, device)
             if last or step % options.log_every == 0 or values:
                 values = trainer.flush() | values | {"epoch": batches.epoch(step)}
-                check_finite({"loss": values["loss"]}, stage, step)
+                check_finite(values, stage, step)
                 elapsed = trainer.clock.elapsed
                 done = options.progress(step, elapsed)
                 stage.report(Report("tokenizer", step, done, elapsed, pace.now(step * options.batch), values))
@@ -192,25 +179,26 @@ class _Trainer:
         self.options, self.device = options, device
         self.network = VQGAN(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         self.ema = Ema(self.network, options.ema)
-        self.optimizer = self._adamw(self.network)
+        self.optimizer = self._optimizer(self.network, options.optimizer)
         losses = options.losses
         self.lpips = Lpips(losses.lpips_files).to(device) if losses.lpips else None
         self.perceptual = PerceptualLoss().to(device) if losses.perceptual or losses.logits else None
         self.critic = PatchDiscriminator(options.critic_channels).to(device) if losses.critic else None
-        self.critic_optimizer = self._adamw(self.critic) if self.critic is not None else None
+        self.critic_optimizer = self._optimizer(self.critic, "adamw") if self.critic is not None else None
+        self.lecam = LeCam(device)
         self.step, self.clock = 0, Clock()
         self.best_psnr = 0.0
         self.usage = torch.zeros(config.codebook_size, dtype=torch.int64, device=device)  # since the last revival
         self._sums: dict[str, Tensor] = {}
         self._seen = 0
+        self.epoch_usage = torch.zeros_like(self.usage)  # in the current pass over the pictures
+        self.epoch_values: dict[str, float] = {}  # of the last whole pass
         self._used = torch.zeros_like(self.usage)  # since the last line of metrics
         self._revived = 0
 
-    def _adamw(self, network: nn.Module) -> torch.optim.Optimizer:
+    def _optimizer(self, network: nn.Module, name: OptimizerName) -> torch.optim.Optimizer:
         options = self.options
-        return torch.optim.AdamW(
-            network.parameters(), lr=0.0, betas=options.betas, weight_decay=options.weight_decay, fused=True
-        )
+        return build_optimizer(network, name, weight_decay=options.weight_decay, betas=options.betas)
 
     def learn(self, images: Images, progress: float) -> Tensor:
         """One step on `images` at `progress` 0..1 of the run; returns the loss."""
@@ -222,23 +210,26 @@ class _Trainer:
         if isinstance(self.network.quantizer, GumbelQuantizer):
             self.network.quantizer.temperature = max(1 / 16, 1 - progress)
         heard = self.critic is not None and self.step >= losses.gan_start
+        view = DiffAugment(losses.augment if self.critic is not None else (), len(images), images.shape[-2:])
 
         with arithmetic(options.precision, self.device):
             result = self.network(images)
             restored = result.images.float()
-            terms = self._terms(restored, images, result.quantized.loss, heard)
+            terms = self._terms(restored, images, result.quantized.loss, view if heard else None)
         loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
         torch.autograd.backward(loss)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), options.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         seen = {"loss": loss, "gradient_norm": norm} | {name: value for name, (_, value) in terms.items()}
+        if heard and losses.adaptive:
+            seen["adversarial_weight"] = torch.as_tensor(terms["adversarial"][0])
         if self.critic is not None and self.step >= losses.gan_start - losses.gan_warmup:
-            seen["critic"] = self._teach_critic(images, restored.detach())
+            seen["critic"] = self._teach_critic(view(images), view(restored.detach()))
 
         counts = torch.bincount(result.quantized.codes.flatten(), minlength=self.network.codebook_size)
-        self.usage += counts
-        self._used += counts
+        for total in (self.usage, self.epoch_usage, self._used):
+            total += counts
         self._revive(images, progress)
         self.ema.update(self.network, self.step)
         self.step += 1
@@ -248,38 +239,60 @@ class _Trainer:
         return loss.detach()
 
     def _terms(
-        self, restored: Images, images: Images, quantizer_loss: Tensor, heard: bool
-    ) -> dict[str, tuple[float, Tensor]]:
-        """(weight, value) of each loss in use, by name."""
+        self, restored: Images, images: Images, quantizer_loss: Tensor, view: DiffAugment | None
+    ) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """(weight, value) of each loss in use, by name. view: what the critic sees of pictures; None = no critic."""
         losses, difference = self.options.losses, restored - images
-        terms = {
+        terms: dict[str, tuple[float | Tensor, Tensor]] = {
             "l1": (losses.l1, difference.abs().mean()),
             "l2": (losses.l2, difference.square().mean()),
             "gradient": (losses.gradient, gradient_loss(difference)),
-            "quantizer": (losses.quantizer, quantizer_loss.float()),
         }
         if self.lpips is not None:
             terms["lpips"] = (losses.lpips, self.lpips(restored, images))
         if self.perceptual is not None:
             features, logits = self.perceptual(restored, images, logits=losses.logits > 0)
             terms |= {"perceptual": (losses.perceptual, features), "logits": (losses.logits, logits)}
-        if heard:
-            assert self.critic is not None
-            self.critic.requires_grad_(False)
-            scores, ours = self.critic(restored)
-            terms["adversarial"] = (losses.adversarial, fooling_loss(scores))
-            if losses.matching:
-                with torch.no_grad():
-                    theirs = self.critic(images)[1]
-                terms["matching"] = (losses.matching, matching_loss(ours, theirs))
-            self.critic.requires_grad_(True)
-        return {name: term for name, term in terms.items() if term[0] > 0}
+        terms = {name: term for name, term in terms.items() if term[0] > 0}
+        near = list(terms.values())
+        if losses.quantizer:
+            terms["quantizer"] = (losses.quantizer, quantizer_loss.float())
+        if view is not None:
+            terms |= self._opinion(view(restored), view(images), near)
+        return terms
+
+    def _opinion(
+        self, restored: Images, images: Images, near: list[tuple[float | Tensor, Tensor]]
+    ) -> dict[str, tuple[float | Tensor, Tensor]]:
+        """(weight, value) of what the critic says. near: the losses that the adaptive weight looks at."""
+        losses, terms = self.options.losses, {}
+        assert self.critic is not None
+        self.critic.requires_grad_(False)
+        scores, ours = self.critic(restored)
+        if losses.adversarial:
+            weight: float | Tensor = losses.adversarial
+            fooling = fooling_loss(scores)
+            if losses.adaptive:
+                reconstruction = torch.stack([w * value for w, value in near]).sum()
+                weight = weight * adaptive_weight(reconstruction, fooling, self.network.decoder.last_kernel)
+            terms["adversarial"] = (weight, fooling)
+        if losses.matching:
+            with torch.no_grad():
+                theirs = self.critic(images)[1]
+            terms["matching"] = (losses.matching, matching_loss(ours, theirs))
+        self.critic.requires_grad_(True)
+        return terms
 
     def _teach_critic(self, images: Images, restored: Images) -> Tensor:
         assert self.critic is not None
         assert self.critic_optimizer is not None
+        losses = self.options.losses
         with arithmetic(self.options.precision, self.device):
-            loss = critic_loss(self.critic(images)[0], self.critic(restored)[0])
+            real, fake = self.critic(images)[0], self.critic(restored)[0]
+            loss = critic_loss(real, fake)
+        if losses.lecam:
+            loss = loss + losses.lecam * self.lecam.penalty(real, fake)
+            self.lecam.update(real, fake, self.step - max(0, losses.gan_start - losses.gan_warmup))
         torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(self.critic.parameters(), self.options.clip)
         self.critic_optimizer.step()
@@ -292,15 +305,23 @@ class _Trainer:
         if not due:
             return
         quantizer = self.network.quantizer
-        if isinstance(quantizer, CosineQuantizer) and progress < self.options.revive_until:
+        if not isinstance(quantizer, GumbelQuantizer) and progress < self.options.revive_until:
             dead = self.usage < self.options.dead_below * self.usage.float().mean()
             with torch.no_grad(), arithmetic(self.options.precision, self.device):
                 features = self.network.features(images)
-            self._revived += quantizer.revive(dead, features)
+            self._revived += revive(quantizer, dead, features)
         self.usage.zero_()
 
+    def end_epoch(self) -> None:
+        """Note which codes the pass over the pictures used that ends now."""
+        self.epoch_values = {
+            "epoch_codes_used": float((self.epoch_usage > 0).float().mean()),
+            "epoch_perplexity": perplexity(self.epoch_usage),
+        }
+        self.epoch_usage.zero_()
+
     def flush(self) -> dict[str, float]:
-        """Means since the last call, codes used and their perplexity."""
+        """Means since the last call, codes used and their perplexity; the same two over the last whole pass."""
         values = {name: float(total) / self._seen for name, total in self._sums.items()}
         values |= {
             "codes_used": float((self._used > 0).sum()) / len(self._used),
@@ -308,6 +329,7 @@ class _Trainer:
             "codes_revived": float(self._revived),
             "learning_rate": self.optimizer.param_groups[0]["lr"],
         }
+        values |= self.epoch_values
         self._sums.clear()
         self._used.zero_()
         self._seen = self._revived = 0
@@ -321,7 +343,10 @@ class _Trainer:
             "optimizer": self.optimizer.state_dict(),
             "critic": None if self.critic is None else self.critic.state_dict(),
             "critic_optimizer": None if self.critic_optimizer is None else self.critic_optimizer.state_dict(),
+            "lecam": self.lecam.means,
             "usage": self.usage,
+            "epoch_usage": self.epoch_usage,
+            "epoch_values": self.epoch_values,
             "best_psnr": self.best_psnr,
             "elapsed": self.clock.elapsed,
         }
@@ -333,18 +358,15 @@ class _Trainer:
         if self.critic is not None and self.critic_optimizer is not None and state["critic"] is not None:
             self.critic.load_state_dict(state["critic"])
             load_optimizer(self.critic_optimizer, state["critic_optimizer"])
+        self.lecam.means.copy_(state["lecam"])
         self.usage.copy_(state["usage"])
+        self.epoch_usage.copy_(state["epoch_usage"])
+        self.epoch_values = dict(state["epoch_values"])
         self.best_psnr = float(state["best_psnr"])
         self.step, self.clock = int(state["step"]), Clock(state["elapsed"])
 
 
 # --- looking at the result --------------------------------------------------------------------------------------------
-
-
-def mirrored(images: Images, generator: torch.Generator) -> Images:
-    """Each picture mirrored with probability 1/2."""
-    turn = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(turn.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
 def validate(
