@@ -32,6 +32,7 @@ fix: $(READY_DEV) ## let ruff repair what it can
 bench: $(READY_DEV) ## print the tables of benchmarks/README.md
 	@$(BIN)/python benchmarks/sample.py
 	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python benchmarks/train.py
 
 clean: ## remove .venv and everything the other words made
 	rm -rf $(VENV) demo-gallery build dist .mypy_cache .ruff_cache .hypothesis .import_linter_cache

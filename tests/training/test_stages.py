@@ -206,6 +206,16 @@ def test_a_euclidean_codebook_is_revived_too(tmp_path: Path) -> None:
     assert sum(values_of(tmp_path, "codes_revived").values()) > 0
 
 
+def test_which_side_the_smaller_weight_is_on(tmp_path: Path) -> None:
+    """Two runs that differ in nothing else; the quantiser's own test knows which side is which."""
+    nearest = CONFIG.model_copy(update={"quantizer": "nearest"})
+    weights = []
+    for legacy in (False, True):
+        options = TokenizerOptions(steps=3, losses=Losses(legacy_beta=legacy), **COMMON)
+        weights.append(train_tokenizer(toy_set(), nearest, options, RunFolder(tmp_path / str(legacy))).state_dict())
+    assert not torch.equal(weights[0]["quantizer.embedding.weight"], weights[1]["quantizer.embedding.weight"])
+
+
 def _digest() -> str:
     from smalti.files import sha256_bytes
 
@@ -219,6 +229,16 @@ def test_never_a_silent_restart(train: Trains, tmp_path: Path) -> None:
     train(RunFolder(tmp_path), 5)
     with pytest.raises(OutputError, match="--resume"):
         train(RunFolder(tmp_path), 5)
+
+
+def test_killed_in_the_first_save_of_all_leaves_the_folder_usable(tmp_path: Path) -> None:
+    leftover = tmp_path / "prior/checkpoints/.step-00000005.99.tmp"
+    leftover.mkdir(parents=True)
+    (leftover / "state.safetensors").write_bytes(b"half")
+    with pytest.raises(ModelError, match="nothing to resume"):
+        prior(RunFolder(tmp_path), 5, resume=True)
+    prior(RunFolder(tmp_path), 5)
+    assert sorted(p.name for p in leftover.parent.iterdir()) == ["last", "step-00000005"]
 
 
 def test_changed_data_and_changed_models_are_noticed(tmp_path: Path) -> None:

@@ -27,6 +27,9 @@ class Losses(BaseModel):
     """Mean absolute difference of slopes: line work."""
     quantizer: Weight = 0.25
     """What pulls encoder and codebook together."""
+    legacy_beta: bool = False
+    """For a nearest quantizer: the smaller weight (beta = 0.25) on the codebook's side instead of the encoder's, as
+    both original codebases do by accident."""
     perceptual: Weight = 0.0
     """Features of EfficientNet-Lite0 (extra `train`)."""
     logits: Weight = 0.0

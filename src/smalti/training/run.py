@@ -86,7 +86,8 @@ def export(run_folder: str | Path, target: str | Path, *, force: bool = False) -
 def _check_resume(run: RunFolder, recipe: Recipe, resume: bool) -> None:
     names = ("tokenizer", "prior") if recipe.stage == "both" else (recipe.stage,)
     if resume and not any(run.stage(name).started() for name in names):
-        raise ModelError(f"nothing to resume in {run.path}: no {' or '.join(names)} checkpoint there")
+        raise ModelError(f"nothing to resume in {run.path}: no {' or '.join(names)} checkpoint there; "
+                         "start it without --resume")  # fmt: skip
 
 
 def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:

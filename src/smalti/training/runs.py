@@ -73,7 +73,7 @@ class StageFolder:
         self._identity = {"model": model, "data": data}
         path = latest_checkpoint(self.checkpoints, self.run.progress.message)
         if not resume:
-            if self.checkpoints.is_dir() and any(self.checkpoints.iterdir()):
+            if self.started():
                 raise OutputError(
                     f"{self.run.path} already holds a {self.name} run: go on with --resume, or choose another `run`"
                 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from smalti.data import Pictures, as_images
 from smalti.errors import UsageError
 from smalti.tokenizer import VQGAN, TokenizerConfig
-from smalti.tokenizer.quantizer import GumbelQuantizer, revive
+from smalti.tokenizer.quantizer import GumbelQuantizer, NearestQuantizer, revive
 from smalti.training.augment import DiffAugment, mirrored
 from smalti.training.batches import Batches, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
@@ -76,7 +76,7 @@ class TokenizerOptions(Length):
     """Arithmetic of the network: auto = bfloat16 where the processor has it."""
     keep: Annotated[str, Field(pattern="^(last|best)$")] = "last"
     """Which averaged weights the stage returns: the last, or those of the best validation PSNR (a critic lowers the
-    PSNR while pictures become sharper)."""
+    PSNR while pictures become sharper). Both stay in the run's folder, and a resumed run goes on from the last."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
@@ -181,6 +181,8 @@ class _Trainer:
         self.ema = Ema(self.network, options.ema)
         self.optimizer = self._optimizer(self.network, options.optimizer)
         losses = options.losses
+        if isinstance(self.network.quantizer, NearestQuantizer):
+            self.network.quantizer.legacy_beta = losses.legacy_beta
         self.lpips = Lpips(losses.lpips_files).to(device) if losses.lpips else None
         self.perceptual = PerceptualLoss().to(device) if losses.perceptual or losses.logits else None
         self.critic = PatchDiscriminator(options.critic_channels).to(device) if losses.critic else None
