@@ -54,7 +54,7 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path, recipe: Recipe) -
         ("prior.learning_rate.peek=1", "did you mean peak?"),
         ("prior.steps=0", "prior.steps: Input should be greater than or equal to 1 (given: 0)"),
         ("prior.batch=many", "prior.batch"),
-        ("stage=all", "stage: Input should be 'both', 'tokenizer' or 'prior' (given: all)"),
+        ("stage=all", "stage: Input should be 'both', 'tokenizer', 'decoder' or 'prior' (given: all)"),
         ("prior.steps", "write it as field=value"),
         ("name.x=1", "name has no fields"),
         ("tokenizer.losses.l1=-1", "tokenizer.losses.l1"),

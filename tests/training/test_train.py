@@ -89,6 +89,25 @@ def test_training_on_from_a_model(fields: dict[str, Any], tmp_path: Path) -> Non
         train(changed(fields, run=str(tmp_path / "wider"), start_from=str(first), **stages))
 
 
+def test_the_decoder_alone_changes_pictures_and_neither_codes_nor_prior(fields: dict[str, Any], tmp_path: Path) -> None:
+    first = load_model(train(changed(fields)))
+    alone = {"stage": "decoder", "start_from": str(tmp_path / "run" / "model"), "run": str(tmp_path / "sharper")}
+    second = load_model(train(changed(fields, **alone)))
+    assert first.prior is not None
+    assert second.prior is not None
+    prior, tokenizer = first.prior.state_dict(), first.tokenizer.state_dict()
+    assert all(torch.equal(value, prior[name]) for name, value in second.prior.state_dict().items())
+    moved = {n for n, value in second.tokenizer.state_dict().items() if not torch.equal(value, tokenizer[n])}
+    assert moved
+    assert all(name.startswith("decoder.") for name in moved)
+    train(changed(fields, **alone), resume=True)
+    with pytest.raises(UsageError, match="start_from=FOLDER"):
+        train(changed(fields, stage="decoder"))
+    gumbel = {**fields["tokenizer"], "model": {**fields["tokenizer"]["model"], "quantizer": "gumbel"}}
+    with pytest.raises(UsageError, match="cannot be trained alone"):
+        train(changed(fields, **{**alone, "run": str(tmp_path / "g")}, tokenizer=gumbel))
+
+
 def test_a_half_precision_model_knows_the_codes_of_its_stored_tokenizer(fields: dict[str, Any]) -> None:
     folder = train(changed(fields, dtype="float16"))
     tokenizer = load_model(folder).tokenizer

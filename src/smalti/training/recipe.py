@@ -68,8 +68,9 @@ class Recipe(BaseModel):
     """Names the run's folder and the model."""
     run: str | None = None
     """Folder for checkpoints, metrics, samples and the model; default runs/<name>."""
-    stage: Literal["both", "tokenizer", "prior"] = "both"
-    """What to train. The prior alone takes the tokenizer of this run, or `from_model`."""
+    stage: Literal["both", "tokenizer", "decoder", "prior"] = "both"
+    """What to train. The prior alone takes the tokenizer of this run, or `from_model`. The decoder alone is that of
+    `start_from`: pictures get better while codes stay what they are, and with them the prior."""
     from_model: str | None = None
     """A model folder whose tokenizer is used instead of training one."""
     start_from: str | None = None
@@ -116,6 +117,9 @@ class Recipe(BaseModel):
             self._check_codes()
         elif self.data.path is None:
             raise UsageError("the recipe has no data: --set data.path=FOLDER (or .zip, .tar, .npy)", field="data.path")
+        if self.stage == "decoder" and self.start_from is None:
+            raise UsageError("the decoder alone needs a model to start from: --set start_from=FOLDER",
+                             field="start_from")  # fmt: skip
         if self.data.zoom > 1 and self.data.cuts == 1:
             raise UsageError("data.zoom is for random parts: --set data.cuts=4 (or more)", field="data.zoom")
         cell = self.tokenizer_config().cell

@@ -13,7 +13,7 @@ import torch
 from smalti.data import Pictures, cached_codes, exists, load_pictures, split
 from smalti.errors import DataError, ModelError, UsageError
 from smalti.files import sha256_bytes
-from smalti.formats.folder import load_model, read_index, save_model
+from smalti.formats.folder import LoadedModel, load_model, read_index, save_model
 from smalti.prior import AbsorbingTransformer
 from smalti.sampling import SamplerOptions
 from smalti.tokenizer import VQGAN
@@ -52,8 +52,8 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
             run.write_config(recipe.model_dump(mode="json"))
             tokenizer = _tokenizer(recipe, run, pictures, resume, device)
             facts = measure(tokenizer, validation, device)
-            if recipe.stage == "tokenizer":
-                return _save(recipe, run, tokenizer, None, facts)
+            if recipe.stage in ("tokenizer", "decoder"):
+                return _save(recipe, run, tokenizer, _start(recipe).prior if recipe.stage == "decoder" else None, facts)
             codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
             held = cached_codes(validation, tokenizer, run.cache)
         prior, more = _prior(recipe, run, tokenizer, codes, held, resume, device)
@@ -84,7 +84,7 @@ def export(run_folder: str | Path, target: str | Path, *, force: bool = False) -
 
 
 def _check_resume(run: RunFolder, recipe: Recipe, resume: bool) -> None:
-    names = ("tokenizer", "prior") if recipe.stage == "both" else (recipe.stage,)
+    names = {"both": ("tokenizer", "prior"), "decoder": ("tokenizer",)}.get(recipe.stage, (recipe.stage,))
     if resume and not any(run.stage(name).started() for name in names):
         raise ModelError(f"nothing to resume in {run.path}: no {' or '.join(names)} checkpoint there; "
                          "start it without --resume")  # fmt: skip
@@ -116,7 +116,8 @@ def _tokenizer(
             recipe.tokenizer,
             run,
             validation=validation,
-            start=None if recipe.start_from is None else load_model(recipe.start_from).tokenizer,
+            start=None if recipe.start_from is None else _start(recipe).tokenizer,
+            decoder_only=recipe.stage == "decoder",
             flip=recipe.data.flip,
             seed=recipe.seed,
             resume=resume and run.stage("tokenizer").started(),
@@ -125,6 +126,12 @@ def _tokenizer(
     else:
         tokenizer = _trained_tokenizer(recipe, run)
     return stored(tokenizer, recipe.dtype).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def _start(recipe: Recipe) -> LoadedModel:
+    """The model that training begins with."""
+    assert recipe.start_from is not None
+    return load_model(recipe.start_from)
 
 
 def _trained_tokenizer(recipe: Recipe, run: RunFolder) -> VQGAN:
@@ -173,7 +180,7 @@ def _prior(
         run,
         validation=held,
         tokenizer=tokenizer,
-        start=None if recipe.start_from is None else load_model(recipe.start_from).prior,
+        start=None if recipe.start_from is None else _start(recipe).prior,
         seed=recipe.seed,
         resume=resume and run.stage("prior").started(),
         device=device,

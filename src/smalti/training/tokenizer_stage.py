@@ -95,6 +95,7 @@ def train_tokenizer(
     *,
     validation: Pictures | None = None,
     start: VQGAN | None = None,
+    decoder_only: bool = False,
     flip: bool = False,
     seed: int = 0,
     resume: bool = False,
@@ -102,8 +103,8 @@ def train_tokenizer(
 ) -> VQGAN:
     """Train a tokenizer on `pictures` and return its averaged weights, in evaluation mode.
 
-    start: weights to begin with, of the same configuration. flip: mirror half of the pictures. resume: go on from the
-    run's newest checkpoint. Raises UsageError if the pictures' sides are not multiples of the cell, ModelError if
+    start: weights to begin with, of the same configuration. decoder_only: encoder and codebook stay as they are.
+    flip: mirror half of the pictures. resume: go on from the run's newest checkpoint. Raises UsageError if the pictures' sides are not multiples of the cell, ModelError if
     training diverges.
     """
     device = torch.device(device)
@@ -113,13 +114,16 @@ def train_tokenizer(
     if options.codebook_init == "kmeans" and config.quantizer == "gumbel":
         raise UsageError("a gumbel quantizer's codes are no features: codebook_init must be random",
                          field="tokenizer.codebook_init")  # fmt: skip
+    if decoder_only and config.quantizer == "gumbel":
+        raise UsageError("a gumbel quantizer draws its codes while training: its decoder cannot be trained alone",
+                         field="stage")  # fmt: skip
     stage = run.stage("tokenizer")
     state = stage.restore(resume, model=config.model_dump_json(), data=pictures.fingerprint)
     batches = Batches(len(pictures), options.batch, seed)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interruption() as wish:
         torch.manual_seed(derived_seed(seed, "tokenizer"))
-        trainer = _Trainer(config, options, device)
+        trainer = _Trainer(config, options, device, decoder_only)
         if state is not None:
             trainer.load(state)
         elif start is not None:
@@ -175,9 +179,14 @@ def train_tokenizer(
 class _Trainer:
     """Networks, optimizers and counters of a run, and what one batch does to them."""
 
-    def __init__(self, config: TokenizerConfig, options: TokenizerOptions, device: torch.device) -> None:
-        self.options, self.device = options, device
+    def __init__(
+        self, config: TokenizerConfig, options: TokenizerOptions, device: torch.device, decoder_only: bool = False
+    ) -> None:
+        self.options, self.device, self.decoder_only = options, device, decoder_only
         self.network = VQGAN(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+        if decoder_only:
+            for part in (self.network.encoder, self.network.quant_conv, self.network.quantizer):
+                part.requires_grad_(False)
         self.ema = Ema(self.network, options.ema)
         self.optimizer = self._optimizer(self.network, options.optimizer)
         losses = options.losses
@@ -307,7 +316,9 @@ class _Trainer:
         if not due:
             return
         quantizer = self.network.quantizer
-        if not isinstance(quantizer, GumbelQuantizer) and progress < self.options.revive_until:
+        if isinstance(quantizer, GumbelQuantizer) or self.decoder_only:
+            return
+        if progress < self.options.revive_until:
             dead = self.usage < self.options.dead_below * self.usage.float().mean()
             with torch.no_grad(), arithmetic(self.options.precision, self.device):
                 features = self.network.features(images)
