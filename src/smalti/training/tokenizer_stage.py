@@ -104,8 +104,8 @@ def train_tokenizer(
     """Train a tokenizer on `pictures` and return its averaged weights, in evaluation mode.
 
     start: weights to begin with, of the same configuration. decoder_only: encoder and codebook stay as they are.
-    flip: mirror half of the pictures. resume: go on from the run's newest checkpoint. Raises UsageError if the pictures' sides are not multiples of the cell, ModelError if
-    training diverges.
+    flip: mirror half of the pictures. resume: go on from the run's newest checkpoint. Raises UsageError if the
+    pictures' sides are not multiples of the cell, ModelError if training diverges.
     """
     device = torch.device(device)
     if any(side % config.cell for side in pictures.size):
