@@ -62,7 +62,8 @@ def test_features_compare_what_is_made(data: Path, model: str, capsys: pytest.Ca
         ("--steps 4,x", 2, "--steps 4,x: write whole numbers"),
         ("--size big", 2, "--size big: write height x width"),
         ("-o card.txt", 2, "must end in .md"),
-        ("--features inception", 2, "pass smalti.metrics.ModuleFeatures"),
+        ("--features inception", 2, "say which, inception:pt_inception-2015-12-05-6726825d.pth; nothing is downloaded"),
+        ("--features inception:no.pth", 1, "no.pth does not exist"),
         ("--data nowhere", 1, "no data at nowhere"),
     ],
 )

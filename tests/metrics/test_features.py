@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 
 from smalti.errors import UsageError
 from smalti.metrics import EXTRACTORS, Extractor, ModuleFeatures, extractor, features_of
+from smalti.metrics.features import frechet_name
 
 
 def pixels(n: int, side: int = 8, seed: int = 0) -> np.ndarray:
@@ -61,7 +63,20 @@ def test_bad_extractors_are_named() -> None:
         features_of([], ModuleFeatures(nn.Identity(), "own"))
 
 
-@pytest.mark.parametrize(("name", "message"), [("enl1", "did you mean 'enl0'"), ("inception:w.pt", "Inception")])
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("enl1", "did you mean 'enl0'"),
+        ("inceptoin:w.pt", "did you mean 'inception'"),
+        ("vgg", "there are: enl0, inception:"),
+        ("module", "say which, module:package.module:name"),
+        ("module:torch", "write module:package.module:name"),
+        ("module:no.such:net", "ModuleNotFoundError: No module named 'no'"),
+        ("module:torch:nothing", "AttributeError"),
+        ("module:torch.nn:Identity", "not a class"),
+        ("module:math:pi", "not float"),
+    ],
+)
 def test_unknown_features_are_refused_with_a_way_out(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         extractor(name)
@@ -73,8 +88,40 @@ def test_missing_weights_name_the_extra(monkeypatch: pytest.MonkeyPatch) -> None
         extractor("enl0")
 
 
-def test_nothing_is_called_fid() -> None:
+def test_only_inception_is_called_fid() -> None:
     assert not any("fid" in name.lower() for name in EXTRACTORS)
+    assert frechet_name(ModuleFeatures(nn.Identity(), "inception_tf")) == "fd_inception_tf"
+
+
+OWN = """
+import torch
+
+def colours(images):
+    assert images.dtype == torch.float32 and -1 <= float(images.min()) and float(images.max()) <= 1
+    return images.mean((2, 3))
+
+def wrong(images):
+    return [1.0]
+
+net = torch.nn.Sequential(torch.nn.Dropout(0.9), torch.nn.AvgPool2d(8), torch.nn.Flatten())
+"""
+
+
+def test_features_of_ones_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function or a module, from a file in the current folder."""
+    (tmp_path / "own_features.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "own_features", raising=False)
+    before = list(sys.path)
+    p = pixels(5)
+    for name, kind in (("colours", "function"), ("net", "Sequential")):
+        extract = extractor(f"module:own_features:{name}")
+        assert extract.name == name
+        assert extract.protocol.startswith(f"own_features:{name} ({kind}) given by the caller; not resized")
+        assert np.allclose(features_of([p], extract), (p / 127.5 - 1).mean((1, 2)), atol=1e-6)
+    assert sys.path == before
+    with pytest.raises(UsageError, match="wrong returned list, not a tensor"):
+        features_of([p], extractor("module:own_features:wrong"))
 
 
 def test_efficientnet_features_are_what_its_logits_are_made_of() -> None:

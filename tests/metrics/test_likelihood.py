@@ -58,6 +58,38 @@ def test_progress_ends_at_one_and_more_grids_than_a_batch_are_the_same_numbers()
     assert found.exact[2].standard_error == pytest.approx((alone.std() / 48**0.5).item(), rel=1e-9)
 
 
+class IndependentCells:
+    """Each cell has its own distribution and no cell knows of another: q = p for every order and number of steps."""
+
+    codebook_size, window, device = 8, (16, 16), torch.device("cpu")
+
+    def __init__(self) -> None:
+        rows = torch.randn(256, 8, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        self.log_p = rows.log_softmax(-1)
+
+    def __call__(
+        self, codes: torch.Tensor, positions: torch.Tensor | None = None, label: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        logits = self.log_p.expand(len(codes), -1, -1)
+        if positions is None:
+            return logits
+        return logits.gather(1, positions[:, :, None].expand(-1, -1, 8))
+
+
+def test_the_default_numbers_of_steps_in_closed_form() -> None:
+    """Bits, standard errors and bits per dimension at 16x16 cells and S = 4, 8, 16, 32, 256."""
+    prior = IndependentCells()
+    draws = torch.multinomial(prior.log_p.exp(), 6, True, generator=torch.Generator().manual_seed(4)).T  # (6, 256)
+    each = -prior.log_p[torch.arange(256), draws].mean(1) / math.log(2)
+    found = likelihood(prior, draws.reshape(6, 16, 16), values_per_grid=3 * 128 * 128, strata=64)
+    assert list(found.exact) == [4, 8, 16, 32, 256]
+    for bits in found.exact.values():
+        assert bits.mean == pytest.approx(each.mean().item(), abs=1e-6)
+        assert bits.standard_error == pytest.approx((each.std() / 6**0.5).item(), abs=1e-6)
+    assert abs(found.elbo.mean - each.mean().item()) < 4 * found.elbo.standard_error
+    assert found.bits_per_dim == pytest.approx(found.elbo.mean * 256 / (3 * 128 * 128))
+
+
 def test_one_grid_has_no_standard_error_and_none_is_refused() -> None:
     assert math.isnan(Bits.of(torch.tensor([2.0])).standard_error)
     with pytest.raises(UsageError, match="no codes"):

@@ -41,7 +41,14 @@ def evaluate(
         str | None,
         typer.Option(help="Some of reconstruction,likelihood,frechet,kid,prdc,neighbours; all by default."),
     ] = None,
-    features: Annotated[str, typer.Option(help="What compares pictures: enl0 (EfficientNet-Lite0).")] = "enl0",
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What compares pictures: enl0 (EfficientNet-Lite0); inception:FILE or inception-tf:FILE, FID with "
+            "weights you bring; module:package.module:name, your own.",
+            metavar="FEATURES",
+        ),
+    ] = "enl0",
     k: Annotated[int, typer.Option("-k", help="Neighbour that sets the radii of prdc.", min=1)] = 3,
     steps: Annotated[str, typer.Option(help="Steps with exact bits per token; each costs as much as a fill.")] = (
         "4,8,16,32,256"
@@ -62,13 +69,17 @@ def evaluate(
     """Measure a model: reconstruction, likelihood, and how its pictures compare with real ones.
 
     Distances are on features of EfficientNet-Lite0 and named fd_enl0, kid_enl0: they are no FID and not comparable
-    with one. Every number comes with its protocol.
+    with one. For FID bring pt_inception-2015-12-05-6726825d.pth; --features inception:FILE gives fid_clean, pictures
+    scaled as clean-fid does, and inception-tf:FILE gives fid_tf, as TensorFlow did. Your own features are a function or
+    torch module from images (n, 3, H, W) in [-1, 1] to (n, d). Every number comes with its protocol.
 
     Examples:
 
         smalti evaluate builtin:faces --data my-pictures/ -n 500 -o card.md
 
         smalti evaluate builtin:faces --data val.npy --train train.npy --metrics neighbours --json
+
+        smalti evaluate runs/mine/model --data val.npy --features inception-tf:pt_inception-2015-12-05-6726825d.pth
     """
     import torch
 

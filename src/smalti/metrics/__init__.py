@@ -1,14 +1,23 @@
 """Numbers with their protocol: how good reconstructions, likelihoods and samples are, and under which conditions.
 
-It knows models, codes, pictures and features; no verbs, no training, no terminal. No number is called FID, because
-none is made from Inception features: the name of a number carries the label of its features (`fd_enl0`).
+It knows models, codes, pictures and features; no verbs, no training, no terminal. The name of a number carries the
+label of its features (`fd_enl0`); only those made from FID's Inception, whose weights the user brings, are called FID
+(`fid_clean`, `fid_tf`).
 """
 
 from __future__ import annotations
 
 from smalti.metrics.card import markdown, to_json
 from smalti.metrics.evaluate import METRICS, Entry, Number, Report, evaluate
-from smalti.metrics.features import EXTRACTORS, EfficientNetFeatures, Extractor, ModuleFeatures, extractor, features_of
+from smalti.metrics.features import (
+    EXTRACTORS,
+    EfficientNetFeatures,
+    Extractor,
+    InceptionFeatures,
+    ModuleFeatures,
+    extractor,
+    features_of,
+)
 from smalti.metrics.frechet import Moments, frechet_distance, moments
 from smalti.metrics.kernel import KernelDistance, kernel_distance
 from smalti.metrics.likelihood import Bits, Likelihood, likelihood
@@ -26,6 +35,7 @@ __all__ = [
     "EfficientNetFeatures",
     "Entry",
     "Extractor",
+    "InceptionFeatures",
     "KernelDistance",
     "Likelihood",
     "ModuleFeatures",

@@ -13,7 +13,7 @@ from torch import Tensor
 from smalti import __version__
 from smalti.data import Pictures
 from smalti.errors import ModelError, UsageError
-from smalti.metrics.features import Extractor
+from smalti.metrics.features import Extractor, frechet_name
 from smalti.metrics.frechet import frechet_distance, moments
 from smalti.metrics.kernel import kernel_distance
 from smalti.metrics.likelihood import Bits, likelihood
@@ -136,14 +136,16 @@ def bits(subject: Subject) -> Entry:
 
 def frechet(subject: Subject) -> Entry:
     """Fréchet distance of features of what is made, and of reconstructions, to the data."""
-    name, real = f"fd_{subject.extractor.name}", moments(subject.real_features)
+    name, real = frechet_name(subject.extractor), moments(subject.real_features)
     numbers = {}
     if subject.has_prior:
         numbers[name] = Number(frechet_distance(real, moments(subject.made_features)), better="lower")
     numbers[f"{name}_reconstruction"] = Number(
         frechet_distance(real, moments(subject.restored_features)), better="lower"
     )
-    return Entry(numbers, _sets(subject) | {"note": "biased upwards by about c/n: compare equal n only; not FID"})
+    other = "" if name.startswith("fid_") else "; not FID"
+    protocol = {"covariance": "float64, over n - 1", "note": f"biased upwards by about c/n: compare equal n only{other}"}
+    return Entry(numbers, _sets(subject) | protocol)
 
 
 def kid(subject: Subject) -> Entry:
