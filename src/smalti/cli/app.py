@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from smalti import __version__
-from smalti.cli import data, look, make, measure, models, train
+from smalti.cli import data, look, make, measure, models, runs, train
 from smalti.cli.doctor import doctor
 from smalti.errors import SmaltiError
 
@@ -30,6 +30,7 @@ for command in look.COMMANDS:
     app.command(rich_help_panel=LOOK)(command)
 app.command(rich_help_panel=TRAIN)(train.train)
 app.command(rich_help_panel=TRAIN)(measure.evaluate)
+app.add_typer(runs.app, name="runs", rich_help_panel=TRAIN)
 app.add_typer(data.app, name="data", rich_help_panel=TRAIN)
 app.command("import", rich_help_panel=TRAIN)(models.import_)
 app.command("export", rich_help_panel=TRAIN)(models.export)

@@ -24,6 +24,13 @@ def train(
         list[str] | None, typer.Option("--set", help="Change one field, a.b=c; repeat as needed.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint of this run.")] = False,
+    track: Annotated[
+        str | None,
+        typer.Option(
+            help="Send metrics and grids to a tracker as well: the same as --set track=... (extra `track`).",
+            metavar="tensorboard|trackio|wandb",
+        ),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Train a tokenizer and a prior on your own pictures.
@@ -35,12 +42,15 @@ def train(
         smalti train my-pictures/ --preset faces-128 --set data.flip=true
 
         smalti train churches.yaml --set prior.steps=20000 --resume
+
+        smalti train my-pictures/ --track tensorboard
     """
     from smalti.training import recipe_for
     from smalti.training import train as run_training
     from smalti.training.progress import TerminalProgress
 
+    changed = [*(changes or []), *([f"track={track}"] if track is not None else [])]
     folder = run_training(
-        recipe_for(recipe, changes or [], preset=preset), resume=resume, progress=None if quiet else TerminalProgress()
+        recipe_for(recipe, changed, preset=preset), resume=resume, progress=None if quiet else TerminalProgress()
     )
     print(folder)

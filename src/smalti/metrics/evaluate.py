@@ -143,9 +143,8 @@ def frechet(subject: Subject) -> Entry:
     numbers[f"{name}_reconstruction"] = Number(
         frechet_distance(real, moments(subject.restored_features)), better="lower"
     )
-    other = "" if name.startswith("fid_") else "; not FID"
-    protocol = {"covariance": "float64, over n - 1", "note": f"biased upwards by about c/n: compare equal n only{other}"}
-    return Entry(numbers, _sets(subject) | protocol)
+    note = "biased upwards by about c/n: compare equal n only" + ("" if name.startswith("fid_") else "; not FID")
+    return Entry(numbers, _sets(subject) | {"covariance": "float64, over n - 1", "note": note})
 
 
 def kid(subject: Subject) -> Entry:

@@ -96,8 +96,9 @@ class ModuleFeatures:
         self._range = value_range
         self._mean, self._std = (torch.tensor(v, device=device).view(1, 3, 1, 1) for v in (mean, std))
         size = f"pictures of 8 bits resized to {side}x{side} (bicubic, antialiased)" if side else "not resized"
+        low, high = value_range
         self.protocol = (
-            f"{source or type(module).__name__} given by the caller; {size}, in [{value_range[0]:g}, {value_range[1]:g}], "
+            f"{source or type(module).__name__} given by the caller; {size}, in [{low:g}, {high:g}], "
             f"less {mean} over {std}"
         )
 
@@ -174,8 +175,9 @@ def module_features(place: str, device: torch.device | str = "cpu") -> ModuleFea
     finally:
         sys.path.remove(here)
     if isinstance(found, type) or not callable(found):
-        raise UsageError(f"--features module:{place}: give a function or an instance of a torch module, "
-                         f"not {'a class' if isinstance(found, type) else type(found).__name__}", field="features")  # fmt: skip
+        given = "a class" if isinstance(found, type) else type(found).__name__
+        raise UsageError(f"--features module:{place}: give a function or an instance of a torch module, not {given}",
+                         field="features")  # fmt: skip
     module = found if isinstance(found, nn.Module) else _Function(found)
     return ModuleFeatures(module, name, source=f"{place} ({type(found).__name__})", device=device)
 

@@ -25,7 +25,7 @@ from smalti.tokenizer import VQGAN
 from smalti.training.batches import Batches, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
-from smalti.training.grids import save_grid
+from smalti.training.inpaintings import draw_inpaintings
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.optimizers import OptimizerName, build_optimizer
 from smalti.training.progress import Report
@@ -160,6 +160,8 @@ def train_prior(
                 stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
             if tokenizer is not None and options.samples and (last or step % options.sample_every == 0):
                 draw_samples(stage, step, ema.model, tokenizer, options, seed)
+                if held is not None:
+                    draw_inpaintings(stage, step, ema.model, tokenizer, held.long(), options.precision, seed)
             keeper.after(step, loss)
         keeper.finish(step, loss, timed=options.budget_minutes is not None)
     return ema.model
@@ -212,8 +214,7 @@ def draw_samples(
     seeds = [seed + i for i in range(options.samples)]
     with torch.no_grad(), arithmetic(options.precision, network.device):
         codes = fill(network, empty, seeds=seeds, options=SamplerOptions(num_inference_steps=16))
-    images = tokenizer.decode(codes)
-    save_grid(images, stage.sample_path(step, "samples"))
+    stage.show(step, "samples", tokenizer.decode(codes))
 
 
 class Tally:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -44,6 +46,20 @@ class Report:
         return self.elapsed * (1 - self.progress) / self.progress if self.progress > 0 else None
 
 
+@dataclass(frozen=True)
+class Picture:
+    """A grid that a stage has drawn."""
+
+    stage: str
+    """ "tokenizer" or "prior"."""
+    kind: str
+    """ "reconstructions", "samples" or "inpaintings"."""
+    step: int
+    """Steps done."""
+    path: Path
+    """The PNG."""
+
+
 class Progress(Protocol):
     """Who watches a training run."""
 
@@ -52,6 +68,9 @@ class Progress(Protocol):
 
     def message(self, text: str) -> None:
         """Something worth a line of its own."""
+
+    def picture(self, picture: Picture) -> None:
+        """There is something to look at."""
 
     def __enter__(self) -> Self: ...
 
@@ -67,6 +86,9 @@ class SilentProgress:
         pass
 
     def message(self, text: str) -> None:
+        pass
+
+    def picture(self, picture: Picture) -> None:
         pass
 
     def __enter__(self) -> Self:
@@ -113,6 +135,9 @@ class TerminalProgress:
     def message(self, text: str) -> None:
         self._console.print(text, highlight=False, soft_wrap=True)
 
+    def picture(self, picture: Picture) -> None:
+        pass  # grids of a run are many, and a terminal shows none
+
     def __enter__(self) -> Self:
         self._bars.start()
         return self
@@ -121,6 +146,36 @@ class TerminalProgress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bars.stop()
+
+
+class Several:
+    """Several who watch the same run; the last to come is the first to go."""
+
+    def __init__(self, *watchers: Progress) -> None:
+        self._watchers = watchers
+        self._stack = ExitStack()
+
+    def report(self, report: Report) -> None:
+        for watcher in self._watchers:
+            watcher.report(report)
+
+    def message(self, text: str) -> None:
+        for watcher in self._watchers:
+            watcher.message(text)
+
+    def picture(self, picture: Picture) -> None:
+        for watcher in self._watchers:
+            watcher.picture(picture)
+
+    def __enter__(self) -> Self:
+        for watcher in self._watchers:
+            self._stack.enter_context(watcher)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
 
 
 def one_line(report: Report) -> str:

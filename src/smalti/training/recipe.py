@@ -22,6 +22,7 @@ from smalti.tokenizer import SIZES as TOKENIZER_SIZES
 from smalti.tokenizer import TokenizerConfig
 from smalti.training.prior_stage import PriorOptions
 from smalti.training.tokenizer_stage import TokenizerOptions
+from smalti.training.tracking import TrackerName
 
 Model = TypeVar("Model", bound=BaseModel)
 _CONFIG = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -87,6 +88,9 @@ class Recipe(BaseModel):
     """The first stage."""
     prior: PriorOptions = PriorOptions()
     """The second stage."""
+    track: TrackerName = "none"
+    """Where metrics and grids also go while training: tensorboard (files in the run's folder, extra `track`), trackio
+    or wandb. metrics.jsonl is written always."""
     dtype: Literal["float32", "float16"] = "float32"
     """How the model's weights are stored; float16 halves the files."""
     sampler: dict[str, Any] = Field(default_factory=dict)

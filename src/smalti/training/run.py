@@ -19,12 +19,16 @@ from smalti.sampling import SamplerOptions
 from smalti.tokenizer import VQGAN
 from smalti.training.checkpoints import latest_checkpoint, load_checkpoint
 from smalti.training.given_codes import given_codes
+from smalti.training.history import is_run, read_history
+from smalti.training.overview import announced
 from smalti.training.prior_stage import train_prior, validate
-from smalti.training.progress import Progress, Report, SilentProgress, duration
+from smalti.training.progress import Progress, Report, Several, SilentProgress, duration
 from smalti.training.recipe import Recipe, load_recipe
 from smalti.training.runs import RunFolder
 from smalti.training.schedules import Clock
 from smalti.training.tokenizer_stage import measure, train_tokenizer
+from smalti.training.tracking import TrackerProgress
+from smalti.training.warnings import WarningProgress
 
 
 def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -35,13 +39,13 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
     SystemExit(143) after Ctrl-C or SIGTERM, once a checkpoint is written.
     """
     recipe.check()
-    watcher = progress or SilentProgress()
+    watcher = watching(recipe, progress or SilentProgress())
     run = RunFolder(recipe.folder, watcher)
     _check_resume(run, recipe, resume)
     device = _device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    with watcher:
+    with announced(run.path), watcher:
         facts: dict[str, Any] = {}
         if recipe.data.codes is not None:
             tokenizer = _tokenizer(recipe, run, None, resume, device)
@@ -58,6 +62,17 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
             held = cached_codes(validation, tokenizer, run.cache)
         prior, more = _prior(recipe, run, tokenizer, codes, held, resume, device)
         return _save(recipe, run, tokenizer, prior, facts | more)
+
+
+def watching(recipe: Recipe, progress: Progress) -> Progress:
+    """`progress`, the recipe's tracker, and warnings told to both. Raises UsageError if the tracker is missing."""
+    resolved = recipe.model_dump(mode="json")
+    watchers = [progress]
+    if recipe.track != "none":
+        told = progress.message
+        watchers.append(TrackerProgress(recipe.track, recipe.folder, recipe.name, resolved, say=told))
+    before = read_history(recipe.folder).reports if is_run(recipe.folder) else {}
+    return WarningProgress(Several(*watchers), before)
 
 
 def export(run_folder: str | Path, target: str | Path, *, force: bool = False) -> Path:

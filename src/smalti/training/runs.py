@@ -3,7 +3,10 @@
 runs/faces/config.yaml      the recipe with everything filled in
            env.json         versions and machine
            metrics.jsonl    one line per report: stage, step, seconds, values
+           process.json     who trains it, while it is trained
            samples/         grids of pictures
+           plots.png        curves, by `smalti runs plot`
+           tensorboard/     the same metrics for that program, with `track: tensorboard`
            cache/           pictures and codes made once
            tokenizer/, prior/   checkpoints of each stage
            model/           the result, a model folder
@@ -28,7 +31,9 @@ import yaml
 from smalti.errors import DataError, ModelError, OutputError, UsageError
 from smalti.files import explained, write_text
 from smalti.training.checkpoints import LAST, State, latest_checkpoint, load_checkpoint, save_checkpoint
-from smalti.training.progress import Progress, Report, SilentProgress
+from smalti.training.grids import save_grid
+from smalti.training.progress import Picture, Progress, Report, SilentProgress
+from smalti.types import Images
 
 
 class RunFolder:
@@ -119,11 +124,13 @@ class StageFolder:
                 file.write(json.dumps(line) + "\n")
         self.run.progress.report(report)
 
-    def sample_path(self, step: int, kind: str) -> Path:
-        """Where a grid of pictures of `step` goes."""
-        folder = self.run.path / "samples"
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder / f"{self.name}-{kind}-{step:08d}.png"
+    def show(self, step: int, kind: str, images: Images, columns: int = 8) -> None:
+        """Keep a grid of images `(n, 3, H, W)` in [-1, 1] as samples/<stage>-<kind>-<step>.png, and say so."""
+        path = self.run.path / "samples" / f"{self.name}-{kind}-{step:08d}.png"
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        save_grid(images, path, columns)
+        self.run.progress.picture(Picture(self.name, kind, step, path))
 
 
 def last_checkpoint_name(folder: Path) -> str | None:

@@ -26,7 +26,7 @@ from smalti.training.discriminator import (
     matching_loss,
 )
 from smalti.training.ema import Ema
-from smalti.training.grids import interleave, save_grid
+from smalti.training.grids import interleave
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.losses import Losses, Weight, gradient_loss, perplexity, psnr
 from smalti.training.lpips import Lpips
@@ -412,4 +412,4 @@ def draw_reconstructions(
     """Pictures beside what is left of them after encoding and decoding."""
     images = as_images(pictures.batch(np.arange(min(count, len(pictures)))), device)
     restored = network.decode(network.encode(images))
-    save_grid(interleave(images.cpu(), restored.cpu()), stage.sample_path(step, "reconstructions"))
+    stage.show(step, "reconstructions", interleave(images.cpu(), restored.cpu()))
