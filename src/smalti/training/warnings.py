@@ -48,8 +48,8 @@ def collapse(reports: Reports) -> Finding | None:
     best = max(_averages(perplexities))
     used = fmean(_recent(reports, "codes_used", FEW))
     advice = (
-        "revive codes more often (tokenizer.revive_every) and longer (tokenizer.revive_until), lower the learning rate, "
-        "or use fewer codes"
+        "revive codes more often (tokenizer.revive_every) and longer (tokenizer.revive_until), lower the learning "
+        "rate, or use fewer codes"
     )
     if now < best / 2:
         seen = f"perplexity fell from {best:.0f} to {now:.0f} codes"
@@ -117,8 +117,8 @@ def diverging(reports: Reports) -> Finding | None:
 def stuck(reports: Reports) -> Finding | None:
     """Learning does not begin, or has been undone.
 
-    Never begun: after a twentieth of the stage and 4 FEW reports the error is where it was in the first reports, to
-    1 %. Undone: it is back at more than half of the way up from its best to where it began. Reconstruction error and
+    Never begun: after 300 steps, a twentieth of the stage and 4 FEW reports the error is where it was in the first
+    report, to 1 %. Undone: it is back at more than half of the way up from its best to where it began. Reconstruction error and
     nats per masked cell are looked at, since a total with a critic's opinion in it may rise for good reasons.
     """
     for name in ("nats_per_masked", "l2", "l1"):
@@ -129,12 +129,13 @@ def stuck(reports: Reports) -> Finding | None:
         return None
     first, now, best = values[0], fmean(values[-FEW:]), min(_averages(values))
     advice = "lower learning_rate.peak, or lengthen its warmup (weights of a finished model have little left to learn)"
-    if now > first * 0.99 and best > first * 0.99 and reports[-1].progress > 0.05:
+    late = reports[-1].step >= 300 and reports[-1].progress > 0.05
+    if late and now > first * 0.99 and best > first * 0.99:
         text = f"learning is stuck: {name} is {now:.3g}, after {first:.3g} at step {reports[0].step}; {advice}"
         return Finding("stuck", 1.0, text)
     if best < first * 0.9 and now > (first + best) / 2 and now > best * 1.25:
         if "adversarial" in reports[-1].values:
-            advice = "lower losses.adversarial if the critic (from losses.gan_start) did it, else learning_rate.peak"
+            advice = "lower losses.adversarial if the critic did it (losses.gan_start), else learning_rate.peak"
         text = f"learning was undone: {name} is {now:.3g}, after {best:.3g} at its best; {advice}"
         return Finding("stuck", now / best, text)
     return None
