@@ -97,6 +97,15 @@ def test_a_truncated_checkpoint_is_damage(recipe: Recipe) -> None:
     )
 
 
+def test_a_run_that_began_again_has_one_curve(tmp_path: Path) -> None:
+    run = recorded_run(tmp_path / "faces", lines=30)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "tokenizer", "step": 200, "seconds": 9, "loss": 0.5}\n')
+    steps, losses = read_history(run).series("tokenizer", "loss")
+    assert steps == list(range(10, 201, 10))
+    assert losses[-1] == 0.5
+
+
 def test_runs_are_found_in_folders(tmp_path: Path) -> None:
     a, b = recorded_run(tmp_path / "runs" / "a"), recorded_run(tmp_path / "runs" / "b")
     (tmp_path / "runs" / "notes").mkdir()

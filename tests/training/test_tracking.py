@@ -1,4 +1,4 @@
-"""Trackers: what tensorboard's files hold after a run, how wandb and trackio are called, and that none can end a run."""
+"""Trackers: what tensorboard's files hold after a run, how services are called, and that none can end a run."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def test_a_service_that_fails_does_not_end_the_run(tmp_path: Path, monkeypatch: 
     assert told == ["wandb failed and is left out from here on: ConnectionError: no route to host"]
 
 
-@pytest.mark.parametrize(("name", "hint"), [("wandb", "pip install wandb"), ("tensorboard", r"pip install 'smalti\[track\]'")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("wandb", "pip install wandb"), ("tensorboard", r"pip install 'smalti\[track\]'")]
+)
 def test_a_missing_tracker_says_what_to_install(
     name: str, hint: str, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,7 +65,11 @@ def test_the_toy_run_of_these_tests_is_not_warned_of(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("fault", "check", "words"),
     [
-        ({"perplexity": lambda x: 400 * x if x < 0.6 else 60}, collapse, ("perplexity fell from", "tokenizer.revive_every")),
+        (
+            {"perplexity": lambda x: 400 * x if x < 0.6 else 60},
+            collapse,
+            ("perplexity fell from", "tokenizer.revive_every"),
+        ),
         ({"codes_used": lambda x: 0.04}, collapse, ("only 4.0% of the codebook is used", "fewer codes")),
         (
             {"critic": lambda x: 0.6 if x < 0.6 else 0.01, "adversarial": lambda x: 0.5 if x < 0.6 else 4 * x},
@@ -78,9 +82,13 @@ def test_the_toy_run_of_these_tests_is_not_warned_of(recipe: Recipe) -> None:
             ("validation diverges", "after 24.00 at step 2500", "data.flip"),
         ),
         ({"l2": lambda x: 0.3}, stuck, ("learning is stuck: l2 is 0.3", "learning_rate.peak")),
-        ({"l2": lambda x: falling(0.3, 0.05)(x) if x < 0.6 else 0.25}, stuck, ("learning was undone", "losses.adversarial")),
+        (
+            {"l2": lambda x: falling(0.3, 0.05)(x) if x < 0.6 else 0.25},
+            stuck,
+            ("learning was undone", "losses.adversarial"),
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults_of_a_tokenizer_are_named_with_a_cure(
     fault: dict[str, Callable[[float], float | None]],
     check: Callable[[list[Report]], Finding | None],

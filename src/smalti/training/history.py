@@ -68,8 +68,15 @@ def read_history(path: str | Path) -> History:
     lengths = {stage: _length(config, stage) for stage in STAGES}
     reports: dict[str, list[Report]] = {}
     for report in _reports(folder / "metrics.jsonl", lengths, problems):
-        reports.setdefault(report.stage, []).append(report)
+        add(report, reports.setdefault(report.stage, []))
     return History(folder, config, reports, tuple(problems))
+
+
+def add(report: Report, earlier: list[Report]) -> None:
+    """Append a report to those of its stage; steps that it repeats, because a run went back to them, are forgotten."""
+    while earlier and earlier[-1].step >= report.step:
+        earlier.pop()
+    earlier.append(report)
 
 
 def _config(path: Path) -> tuple[dict[str, Any], list[str]]:

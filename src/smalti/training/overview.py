@@ -166,7 +166,7 @@ _VALIDATION: dict[str, tuple[str, str, Any]] = {
 def _state(history: History) -> State:
     if _is_alive(history.path):
         return "running"
-    last = "tokenizer" if history.config.get("stage") == "tokenizer" else "prior"
+    last = "tokenizer" if history.config.get("stage") in ("tokenizer", "decoder") else "prior"
     reports = history.reports.get(last)
     done = bool(reports) and reports is not None and reports[-1].progress >= 1
     return "finished" if done and (history.path / "model" / "model_index.json").is_file() else "stopped"

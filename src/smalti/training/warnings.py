@@ -14,6 +14,7 @@ from statistics import fmean
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from smalti.training.history import add
 from smalti.training.progress import Picture, Progress, Report
 
 Reports = Sequence[Report]
@@ -118,8 +119,8 @@ def stuck(reports: Reports) -> Finding | None:
     """Learning does not begin, or has been undone.
 
     Never begun: after 300 steps, a twentieth of the stage and 4 FEW reports the error is where it was in the first
-    report, to 1 %. Undone: it is back at more than half of the way up from its best to where it began. Reconstruction error and
-    nats per masked cell are looked at, since a total with a critic's opinion in it may rise for good reasons.
+    report, to 1 %. Undone: it is back at more than half of the way up from its best to where it began. Reconstruction
+    error and nats per masked cell are looked at, since a total with a critic's opinion in it may rise for good reasons.
     """
     for name in ("nats_per_masked", "l2", "l1"):
         values = _recent(reports, name, len(reports))
@@ -160,9 +161,7 @@ class Watch:
     def after(self, report: Report) -> list[str]:
         """The warnings that this report gives rise to, each in one line."""
         seen = self._reports.setdefault(report.stage, [])
-        while seen and seen[-1].step >= report.step:  # a run that was resumed reports some steps again
-            seen.pop()
-        seen.append(report)
+        add(report, seen)
         news = []
         for finding in findings(seen):
             key = (report.stage, finding.kind)
