@@ -13,7 +13,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,6 +33,24 @@ from smalti.training.progress import Report, SilentProgress
 Pace = Callable[[], float]
 """Trains for a while and returns samples per second."""
 WARM_UP = 2  # steps that are not counted: pools of threads, choice of kernels
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What is the same for all loops."""
+
+    device: torch.device
+    batch: int
+    steps: int
+    now: Callable[[], float]
+    """Seconds: of the clock on the wall, or of this process on its processor."""
+
+    def time(self) -> float:
+        """`now`, once the device has done what it was asked for."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return self.now()
+
 
 # --- the original's second stage, in our own words --------------------------------------------------------------------
 
@@ -70,20 +89,20 @@ class OriginalTransformer(nn.Module):
         return self.head(self.norm(self.blocks(self.tokens(codes) + self.places)))
 
 
-def original_prior(codes: Tensor, config: PriorConfig, batch: int, steps: int, device: torch.device) -> float:
+def original_prior(codes: Tensor, config: PriorConfig, terms: Terms) -> float:
     """Samples per second of the original loop: float32, int64 codes from a DataLoader, each cell masked with
     probability t/T, the reweighted bound on logits of all cells, Adam, a wait for the loss in every step, an average
     of the weights every tenth."""
+    device, batch = terms.device, terms.batch
     network = OriginalTransformer(config).to(device).train()
     average = OriginalTransformer(config).to(device)
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-4)
     loader = DataLoader(TensorDataset(codes.flatten(1).long()), batch, shuffle=True, drop_last=True)
     total, losses, history = 256, [], torch.zeros(257, device=device)
-    clock = Stopwatch(device)
     for step, (x,) in enumerate(repeated(loader)):
         if step == WARM_UP:
-            clock.start()
-        if step == WARM_UP + steps:
+            started = terms.time()
+        if step == WARM_UP + terms.steps:
             break
         x = x.to(device, non_blocking=True)
         t = torch.randint(1, total + 1, (batch,), device=device)
@@ -101,7 +120,7 @@ def original_prior(codes: Tensor, config: PriorConfig, batch: int, steps: int, d
         losses.append(loss.item())
         if step % 10 == 0:
             averaged(average, network, 0.995)
-    return steps * batch / clock.seconds()
+    return terms.steps * batch / (terms.time() - started)
 
 
 # --- the original's first stage ---------------------------------------------------------------------------------------
@@ -128,10 +147,12 @@ class OneHotQuantizer(nn.Module):
         return (z + (q - z).detach()).permute(0, 3, 1, 2).contiguous(), loss, perplexity
 
 
-def original_tokenizer(pixels: Tensor, config: TokenizerConfig, batch: int, steps: int, device: torch.device) -> float:
+def original_tokenizer(pixels: Tensor, config: TokenizerConfig, terms: Terms) -> float:
     """Samples per second of the original loop on our encoder and decoder: float32 in the default memory layout, the
     one-hot quantiser, float pictures from a DataLoader, Adam, waits for three statistics in every step, an average of
     the weights every tenth. As in the smalti column, losses of pixels alone: a critic costs both the same."""
+
+    device, batch = terms.device, terms.batch
 
     def parts() -> nn.ModuleList:
         network = VQGAN(config)
@@ -143,11 +164,10 @@ def original_tokenizer(pixels: Tensor, config: TokenizerConfig, batch: int, step
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
     loader = DataLoader(TensorDataset(pixels), batch, shuffle=True, drop_last=True)
     stats = []
-    clock = Stopwatch(device)
     for step, (raw,) in enumerate(repeated(loader)):
         if step == WARM_UP:
-            clock.start()
-        if step == WARM_UP + steps:
+            started = terms.time()
+        if step == WARM_UP + terms.steps:
             break
         images = (raw.permute(0, 3, 1, 2).float() / 127.5 - 1).to(device, non_blocking=True)
         vectors, quantizer_loss, perplexity = quantizer(encoder(images))
@@ -161,7 +181,7 @@ def original_tokenizer(pixels: Tensor, config: TokenizerConfig, batch: int, step
         stats.append((loss.item(), quantizer_loss.item(), perplexity.item()))
         if step % 10 == 0:
             averaged(average, network, 0.995)
-    return steps * batch / clock.seconds()
+    return terms.steps * batch / (terms.time() - started)
 
 
 def averaged(average: nn.Module, network: nn.Module, decay: float) -> None:
@@ -180,70 +200,51 @@ def repeated(loader: DataLoader[tuple[Tensor, ...]]):  # type: ignore[no-untyped
 
 
 class Watch(SilentProgress):
-    """Remembers the pace of the last report."""
+    """Seconds between the last two reports."""
 
-    pace = 0.0
+    def __init__(self, terms: Terms) -> None:
+        self._terms, self._last, self.seconds = terms, 0.0, 0.0
 
     def report(self, report: Report) -> None:
-        self.pace = report.images_per_second or 0.0
+        now = self._terms.time()
+        self._last, self.seconds = now, now - self._last
 
 
-def our_prior(codes: Tensor, config: PriorConfig, batch: int, steps: int, device: torch.device, name: str) -> float:
-    """Samples per second of `train_prior` with its default objective; the first report is the warm-up's."""
-    watch = Watch()
-    options = PriorOptions.model_validate(
-        {"batch": batch, "steps": 2 * steps, "log_every": steps, "checkpoint_every": 10**9, "optimizer": name}
-    )
+def in_words(terms: Terms, optimizer: str) -> dict[str, Any]:
+    """Options of both stages: two reports, of which the first ends the warm-up, and no checkpoint between."""
+    steps = {"steps": 2 * terms.steps, "log_every": terms.steps, "checkpoint_every": 10**9}
+    return {"batch": terms.batch, "optimizer": optimizer, **steps}
+
+
+def our_prior(codes: Tensor, config: PriorConfig, terms: Terms, optimizer: str = "adamw") -> float:
+    """Samples per second of `train_prior` with its default objective."""
+    watch, options = Watch(terms), PriorOptions.model_validate(in_words(terms, optimizer))
     with tempfile.TemporaryDirectory() as folder:
-        train_prior(codes, config, options, RunFolder(Path(folder), watch), device=device)
-    return watch.pace
+        train_prior(codes, config, options, RunFolder(folder, watch), device=terms.device)
+    return terms.steps * terms.batch / watch.seconds
 
 
-def our_tokenizer(
-    pixels: Tensor, config: TokenizerConfig, batch: int, steps: int, device: torch.device, name: str
-) -> float:
-    """Samples per second of `train_tokenizer`, likewise; without the looks for dead codes, which are rare."""
-    watch = Watch()
-    options = TokenizerOptions.model_validate(
-        {"batch": batch, "steps": 2 * steps, "log_every": steps, "checkpoint_every": 10**9, "optimizer": name}
-    )
+def our_tokenizer(pixels: Tensor, config: TokenizerConfig, terms: Terms, optimizer: str = "adamw") -> float:
+    """Samples per second of `train_tokenizer`; looks for dead codes are too rare to be among them."""
+    watch, options = Watch(terms), TokenizerOptions.model_validate(in_words(terms, optimizer))
     pictures = Pictures(pixels.numpy(), np.arange(len(pixels)), "random")
     with tempfile.TemporaryDirectory() as folder:
-        train_tokenizer(pictures, config, options, RunFolder(Path(folder), watch), device=device)
-    return watch.pace
+        train_tokenizer(pictures, config, options, RunFolder(folder, watch), device=terms.device)
+    return terms.steps * terms.batch / watch.seconds
 
 
 # --- counting and timing ----------------------------------------------------------------------------------------------
 
 
-class Stopwatch:
-    """Seconds, with what a GPU still has to do."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device, self._started = device, 0.0
-
-    def start(self) -> None:
-        self._wait()
-        self._started = time.perf_counter()
-
-    def seconds(self) -> float:
-        self._wait()
-        return time.perf_counter() - self._started
-
-    def _wait(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-
-
-def matmul_peak(dtype: torch.dtype, device: torch.device) -> float:
+def matmul_peak(dtype: torch.dtype, terms: Terms) -> float:
     """Operations per second of the best of some square products."""
-    side = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    best, clock = math.inf, Stopwatch(device)
+    side = 8192 if terms.device.type == "cuda" else 2048
+    a, b = (torch.randn(side, side, device=terms.device, dtype=dtype) for _ in range(2))
+    best = math.inf
     for _ in range(8):
-        clock.start()
+        started = terms.time()
         a @ b
-        best = min(best, clock.seconds())
+        best = min(best, terms.time() - started)
     return 2 * side**3 / best
 
 
@@ -285,31 +286,38 @@ def main() -> None:
     words.add_argument("--steps", type=int, default=4, help="steps per turn that are timed")
     words.add_argument("--repeat", type=int, default=3, help="turns; the median counts")
     words.add_argument("--threads", type=int, default=torch.get_num_threads())
+    words.add_argument("--busy", action="store_true", help="the machine does other things, too: count the seconds of "
+                       "this process on its processor (one thread, CPU only)")  # fmt: skip
     words.add_argument("--device", default="cpu")
     given = words.parse_args()
+    if given.busy and (given.device != "cpu" or given.threads != 1):
+        words.error("--busy is for --device cpu --threads 1")
     torch.set_num_threads(given.threads)
     torch.manual_seed(0)
-    device = torch.device(given.device)
+    now = time.process_time if given.busy else time.perf_counter
+    of_codes = Terms(torch.device(given.device), given.batch, given.steps, now)
+    of_pictures = replace(of_codes, batch=max(1, given.batch // 2))
+    device = of_codes.device
     dtype = fastest_dtype(device)
-    peak = matmul_peak(dtype, device)
+    peak = matmul_peak(dtype, of_codes)
 
     prior, tokenizer = named_size(given.prior), TOKENIZERS[given.tokenizer]
     codes = torch.randint(prior.codebook_size, (2048, prior.height, prior.width), dtype=torch.int16)
     pixels = torch.randint(256, (256, given.pixels, given.pixels, 3), dtype=torch.uint8)
-    pictures = max(1, given.batch // 2)
     print(
-        f"prior {given.prior} (batch {given.batch}), tokenizer {given.tokenizer} (batch {pictures}, {given.pixels}x"
-        f"{given.pixels} pixels) on {device}, {given.threads} thread(s), torch {torch.__version__}; original in "
-        f"float32, smalti in {dtype}, in which products reach {peak / 1e9:.0f} GFLOP/s".replace("torch.", "")
+        f"prior {given.prior} (batch {of_codes.batch}), tokenizer {given.tokenizer} (batch {of_pictures.batch}, "
+        f"{given.pixels}x{given.pixels} pixels) on {device}, {given.threads} thread(s), torch {torch.__version__}"
+        f"{', processor seconds' if given.busy else ''}; original in float32, smalti in {dtype}, "
+        f"in which products reach {peak / 1e9:.0f} GFLOP/s".replace("torch.", "")
     )
     print("| stage | loop | samples/s | times faster (range) | share of that |")
     print("| --- | --- | ---: | ---: | ---: |")
     table(
         "prior",
         {
-            "original": lambda: original_prior(codes, prior, given.batch, given.steps, device),
-            "smalti": lambda: our_prior(codes, prior, given.batch, given.steps, device, "adamw"),
-            "smalti, muon": lambda: our_prior(codes, prior, given.batch, given.steps, device, "muon"),
+            "original": lambda: original_prior(codes, prior, of_codes),
+            "smalti": lambda: our_prior(codes, prior, of_codes),
+            "smalti, muon": lambda: our_prior(codes, prior, of_codes, "muon"),
         },
         given.repeat,
         prior_operations(codes, prior, device),
@@ -318,9 +326,9 @@ def main() -> None:
     table(
         "tokenizer",
         {
-            "original": lambda: original_tokenizer(pixels, tokenizer, pictures, given.steps, device),
-            "smalti": lambda: our_tokenizer(pixels, tokenizer, pictures, given.steps, device, "adamw"),
-            "smalti, muon": lambda: our_tokenizer(pixels, tokenizer, pictures, given.steps, device, "muon"),
+            "original": lambda: original_tokenizer(pixels, tokenizer, of_pictures),
+            "smalti": lambda: our_tokenizer(pixels, tokenizer, of_pictures),
+            "smalti, muon": lambda: our_tokenizer(pixels, tokenizer, of_pictures, "muon"),
         },
         given.repeat,
         tokenizer_operations(tokenizer, given.pixels, device),
