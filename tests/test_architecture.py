@@ -35,7 +35,7 @@ def texts() -> Iterator[Path]:
     folders = [p for name in (".ci", "src", "tests", "benchmarks", "examples", "tools", "docs", "data")
                for p in (ROOT / name).rglob("*") if p.is_file()]
     for path in [*tops, *folders]:
-        if path.suffix in endings and path.name != ".DS_Store" and path != Path(__file__).resolve():
+        if path.suffix in endings and path.name not in (".DS_Store", ".git") and path != Path(__file__).resolve():
             yield path
 
 
