@@ -7,6 +7,7 @@ built on smalti need neither.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from types import SimpleNamespace
 
 import torch
@@ -71,6 +72,28 @@ class ToyPrior:
         place = self.codebook_size ** torch.arange(self.grids[0].numel() - 1, -1, -1)
         number: Tensor = (codes.flatten(1) * place).sum(1)
         return number
+
+
+class ToyClasses:
+    """A `Denoiser` with classes, exact with and without a label: a `ToyPrior` for each class, and for none of them
+    their mixture with weights `shares` (equal by default)."""
+
+    def __init__(self, priors: Sequence[ToyPrior], shares: Sequence[float] | None = None) -> None:
+        self.priors = list(priors)
+        first = self.priors[0]
+        self.window, self.codebook_size, self.device = first.window, first.codebook_size, first.device
+        weights = torch.tensor(shares or [1.0] * len(self.priors), dtype=torch.float64)
+        joint = torch.stack([prior.joint for prior in self.priors]).mul(weights[:, None]).sum(0)
+        self.mixture = ToyPrior(joint, self.window, self.codebook_size)
+        """What is known of a picture of unknown class."""
+        self.windows_seen = 0
+
+    def __call__(self, codes: Codes, positions: Tensor | None = None, label: Tensor | None = None) -> Logits:
+        """Logits `(n, m, K)` as of `ToyPrior`; `label` int64 `(n,)`, -1 = none."""
+        self.windows_seen += len(codes)
+        labels = torch.full((len(codes),), -1) if label is None else label
+        everyone = torch.stack([prior(codes, positions) for prior in (*self.priors, self.mixture)])  # -1 is the last
+        return everyone[labels, torch.arange(len(codes))]
 
 
 class UniformPrior:

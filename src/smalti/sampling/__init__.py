@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from smalti.sampling.denoiser import Denoiser
 from smalti.sampling.fill import FillStep, fill, fill_steps
+from smalti.sampling.guidance import GUIDANCE_SCHEDULES, GuidedDenoiser
 from smalti.sampling.options import PRESETS, SamplerOptions
 from smalti.sampling.orders import ORDERS, Order
 from smalti.sampling.plan import RevealPlan, make_plan
@@ -15,11 +16,13 @@ from smalti.sampling.schedules import SCHEDULES, Schedule
 from smalti.sampling.scoring import elbo_bits, score_plan, surprise
 
 __all__ = [
+    "GUIDANCE_SCHEDULES",
     "ORDERS",
     "PRESETS",
     "SCHEDULES",
     "Denoiser",
     "FillStep",
+    "GuidedDenoiser",
     "Order",
     "RevealPlan",
     "SamplerOptions",

@@ -17,6 +17,7 @@ from smalti.errors import UsageError
 from smalti.randomness import Purpose, cell_counters, uniforms
 from smalti.sampling.denoiser import Denoiser
 from smalti.sampling.draws import adjust, draw
+from smalti.sampling.guidance import GuidedDenoiser, guided_by
 from smalti.sampling.options import SamplerOptions
 from smalti.sampling.orders import Cells
 from smalti.sampling.plan import RevealPlan, make_plan, roomiest
@@ -39,7 +40,7 @@ class FillStep:
     confidence: Tensor
     """float32 `(n, h, w)`: probability with which the code was drawn, 0 where nothing was drawn at this step."""
     evaluations: int
-    """Windows that the network has seen so far, in all images."""
+    """Windows that the network has seen so far, in all images; with guidance, a window asked twice counts twice."""
 
 
 def fill_steps(
@@ -60,8 +61,8 @@ def fill_steps(
       kept, cells it emptied are drawn once more, at the end.
     - To continue an interrupted run to the same result, pass the partial grid with the `plans` of the original grid.
 
-    `label`: int64 `(n,)` or one int, for class-conditional networks. Raises UsageError if the arguments do not fit,
-    before any work.
+    `label`: int64 `(n,)` or one int, for class-conditional networks; -1 = none. `options.guidance` counts where there
+    is a label (see `guidance.py`). Raises UsageError if the arguments do not fit, before any work.
     """
     grid = checked_codes(codes, denoiser.codebook_size)
     options = options or (plans[0].options if plans else SamplerOptions())
@@ -79,6 +80,7 @@ def fill_steps(
             )
     if len(plans) != len(grid):
         raise UsageError(f"{len(grid)} grids need {len(grid)} plans, not {len(plans)}", field="plans")
+    denoiser = guided_by(denoiser, options, given, (grid.shape[1], grid.shape[2]))
     return _steps(denoiser, grid, list(seeds), options, given, list(plans))
 
 
@@ -167,6 +169,7 @@ def _steps(
 ) -> Generator[FillStep, Codes | None, None]:
     width = codes.shape[2]
     evaluations = start = visit = 0
+    before = _second_evaluations(denoiser)
     while True:
         length = max((plan.evaluations for plan in plans), default=0)
         for k in range(length):
@@ -182,7 +185,8 @@ def _steps(
             at = tuple(torch.from_numpy(a) for a in (drawn.image, drawn.cell // width, drawn.cell % width))
             codes[at], revealed[at] = torch.from_numpy(drawn.code), True
             confidence[at] = torch.from_numpy(drawn.p).float()
-            edited = yield FillStep(start + k, start + length, codes.clone(), revealed, confidence, evaluations)
+            seen = evaluations + _second_evaluations(denoiser) - before
+            edited = yield FillStep(start + k, start + length, codes.clone(), revealed, confidence, seen)
             if edited is not None:
                 if edited.shape != codes.shape:
                     raise UsageError(f"an edited grid must keep its shape {tuple(codes.shape)}", field="codes")
@@ -192,6 +196,10 @@ def _steps(
         # the consumer emptied cells whose turn had passed, or the plans were for fewer cells
         start, visit = start + length, visit + 1
         plans = _plans(denoiser, codes, options, seeds)
+
+
+def _second_evaluations(denoiser: Denoiser) -> int:
+    return denoiser.second_evaluations if isinstance(denoiser, GuidedDenoiser) else 0
 
 
 def _plans(denoiser: Denoiser, codes: Codes, options: SamplerOptions, seeds: Sequence[int]) -> list[RevealPlan]:

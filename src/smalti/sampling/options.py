@@ -39,6 +39,14 @@ class SamplerOptions(BaseModel):
     top_p: float = Field(1.0, gt=0, le=1, allow_inf_nan=False)
     """Draw only among the most likely codes that together have this probability; 1 = all."""
 
+    guidance: float = Field(0.0, ge=0, le=100, allow_inf_nan=False)
+    """For models with classes, where a label is given: w of classifier-free guidance, p(code | label)^(1 + w) /
+    p(code)^w. 0 = the model's own distribution; 1 to 4 makes pictures more typical of their class, and more alike."""
+
+    guidance_schedule: Literal["late", "constant"] = "late"
+    """When: "late" = not before a quarter of the cells is known, then more and more, which costs fewer evaluations and
+    less variety; "constant" = throughout."""
+
     windows: Literal["outward", "tiles", "overlap"] = "outward"
     """On canvases larger than the model's window: outward from what is known, ring by ring, so that distant parts
     agree; everywhere at once, in tiles whose place changes at each step; or in fixed overlapping windows whose

@@ -11,10 +11,11 @@ import torch
 
 from smalti.errors import UsageError
 from smalti.randomness import Purpose, uniforms
+from smalti.sampling.guidance import GUIDANCE_SCHEDULES, cells_in_window
 from smalti.sampling.options import SamplerOptions
 from smalti.sampling.orders import ORDERS, Arrangement, Cells, EmptyCells, Order
 from smalti.sampling.outward import Rings, rings
-from smalti.sampling.windows import Cover, Layout, Size, overlapping, tiles
+from smalti.sampling.windows import Cover, Floats, Layout, Size, overlapping, padding, tiles
 from smalti.types import CellMask
 
 # the R2 sequence: steps of 1/phi and 1/phi^2 for the plastic number phi cover the square evenly
@@ -50,11 +51,34 @@ class RevealPlan:
         """Steps, that is network evaluations of a canvas of one window (S, the "NFE")."""
         return len(self.counts)
 
-    def cost(self) -> int:
-        """Windows that the network will see. For adaptive orders on canvases of several windows: at most."""
+    def cost(self, *, guided: bool = False) -> int:
+        """Windows that the network will see; `guided`: with the second look that `options.guidance` takes at a labelled
+        image. For adaptive orders on canvases of several windows, or guided: at most."""
         if self.adaptive:
-            return sum(len(self.cover(k, self.empty)) for k in range(self.evaluations))
-        return sum(len(self.cover(k, cells)) for k, cells in enumerate(self.steps))
+            windows = sum(len(self.cover(k, self.empty)) for k in range(self.evaluations))
+            return windows * (1 + (guided and self.options.guidance > 0))
+        known = np.ones(self.canvas, np.int64)
+        known.reshape(-1)[self.empty] = 0
+        windows = 0
+        for k, cells in enumerate(self.steps):
+            cover = self.cover(k, cells)
+            windows += len(cover)
+            if guided:
+                strength = GUIDANCE_SCHEDULES[self.options.guidance_schedule](self._shares_known(cover, known))
+                windows += int((self.options.guidance * strength > 0).sum())
+                known.reshape(-1)[cells] = 1
+        return windows
+
+    def _shares_known(self, cover: Cover, known: Cells) -> Floats:
+        """Share of known cells in each window of a cover; `known` `(h, w)` holds 1 for those."""
+        (top, left), size = padding(self.canvas, self.window)
+        sums = np.zeros((size[0] + 1, size[1] + 1), np.int64)
+        sums[1 + top : 1 + top + self.canvas[0], 1 + left : 1 + left + self.canvas[1]] = known
+        sums = sums.cumsum(0).cumsum(1)
+        above, before, below, after = cover.rows, cover.cols, cover.rows + self.window[0], cover.cols + self.window[1]
+        inside = sums[below, after] - sums[above, after] - sums[below, before] + sums[above, before]
+        shares: Floats = inside / cells_in_window(self.canvas, self.window)
+        return shares
 
     def layout(self, step: int) -> Layout:
         """The windows of a step."""

@@ -13,6 +13,7 @@ from smalti.randomness import Purpose, uniforms
 from smalti.sampling.denoiser import Denoiser
 from smalti.sampling.draws import adjust
 from smalti.sampling.fill import checked_codes, checked_label
+from smalti.sampling.guidance import guided_by
 from smalti.sampling.options import SamplerOptions
 from smalti.sampling.orders import Cells
 from smalti.sampling.orders.bluenoise import BlueNoise
@@ -35,8 +36,8 @@ def score_plan(
 ) -> Tensor:
     """Bits per drawn cell, float64 `(n,)`, with which `fill` would have drawn exactly `codes`: no estimate.
 
-    `-log2 q(x) = -sum_k sum_(i in step k) log2 p(x_i | cells known before step k)`, temperature, top-k and top-p
-    included (infinite if they exclude a code). `empty`, bool `(h, w)` or `(n, h, w)`, marks the cells regarded as
+    `-log2 q(x) = -sum_k sum_(i in step k) log2 p(x_i | cells known before step k)`, guidance, temperature, top-k and
+    top-p included (infinite if they exclude a code). `empty`, bool `(h, w)` or `(n, h, w)`, marks the cells regarded as
     drawn, default all; the others are given. Costs what filling costs. Image i uses the plan of `seeds[i]`, or
     `plans[i]`. Raises UsageError for adaptive orders, which have no closed form, and for codes with empty cells.
     """
@@ -50,6 +51,7 @@ def score_plan(
         plans = [make_plan(mask, window, options, seed) for mask, seed in zip(drawn, seeds, strict=True)]
     if any(plan.adaptive for plan in plans):
         raise UsageError(f"order {plans[0].options.order!r} has no exact likelihood; use another", field="order")
+    denoiser = guided_by(denoiser, options, given, (grid.shape[1], grid.shape[2]))
     now = grid.clone()
     for i, plan in enumerate(plans):
         now[i].view(-1)[torch.from_numpy(plan.empty)] = EMPTY
