@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from smalti.data.code_cache import as_images, cached_codes, tokenizer_hash
+from smalti.data.code_cache import as_images, cached_codes, code_labels, tokenizer_hash
 from smalti.data.pictures import Pictures, load_pictures, split
 from smalti.data.sources import Source, exists, open_source, split_shards
 
@@ -11,6 +11,7 @@ __all__ = [
     "Source",
     "as_images",
     "cached_codes",
+    "code_labels",
     "exists",
     "load_pictures",
     "open_source",

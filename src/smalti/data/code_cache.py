@@ -57,6 +57,11 @@ def cached_codes(
     return loaded
 
 
+def code_labels(pictures: Pictures, *, flip: bool = False) -> npt.NDArray[np.int64]:
+    """The class of each row of `cached_codes`, int64 `(views * count,)`. Raises DataError if there are no classes."""
+    return np.tile(pictures.own_labels(), 2 if flip else 1)
+
+
 def as_images(pixels: npt.NDArray[np.uint8], device: torch.device | str = "cpu") -> Tensor:
     """uint8 `(n, H, W, 3)` -> float32 `(n, 3, H, W)` in [-1, 1], channels last in memory."""
     moved = torch.from_numpy(np.ascontiguousarray(pixels)).to(device, non_blocking=True).permute(0, 3, 1, 2)

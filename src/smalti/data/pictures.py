@@ -7,9 +7,9 @@ source and the size, so a changed source makes a new file. Damaged pictures are 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +54,21 @@ class Pictures:
     def batch(self, indices: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Pictures `indices` (0..len-1) of the set: uint8 `(n, H, W, 3)`, a copy."""
         return self.pixels[self.chosen[indices]]
+
+    def own_labels(self) -> npt.NDArray[np.int64]:
+        """int64 `(count,)`: the class of each picture of the set. Raises DataError if there are no classes."""
+        if self.labels is None:
+            raise DataError("these pictures have no classes: put those of each class into a folder of its own")
+        return self.labels[self.chosen]
+
+    def with_classes(self, classes: Sequence[str]) -> Pictures:
+        """The same pictures with their labels counted by `classes`. Raises DataError for a class that is not there."""
+        self.own_labels()
+        unknown = [name for name in self.classes if name not in classes]
+        if unknown:
+            raise DataError(f"pictures of the class {unknown[0]!r}, which is none of {', '.join(classes)}")
+        numbers = np.array([list(classes).index(name) for name in self.classes], np.int64)
+        return replace(self, classes=tuple(classes), labels=numbers[self.labels])
 
     def subset(self, chosen: npt.NDArray[np.int64]) -> Pictures:
         """The pictures at `chosen` (indices into this set)."""
