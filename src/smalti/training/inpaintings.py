@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from smalti.prior import AbsorbingTransformer
 from smalti.sampling import SamplerOptions, fill
@@ -31,8 +32,10 @@ def draw_inpaintings(
     codes: Codes,
     precision: Precision,
     seed: int,
+    labels: Tensor | None = None,
 ) -> None:
-    """One row per picture of `codes` `(n, h, w)`, at most 4: decoded | its middle masked | remade in 3 ways.
+    """One row per picture of `codes` `(n, h, w)`, at most 4: decoded | its middle masked | remade in 3 ways, as what it
+    is if `labels` `(n,)` say so.
 
     The kept codes are the same in all columns, and the seeds the same each time, so that one sees what training
     changes.
@@ -49,6 +52,7 @@ def draw_inpaintings(
             open_.repeat_interleave(RESULTS, 0),
             seeds=seeds,
             options=SamplerOptions(num_inference_steps=16),
+            label=None if labels is None else labels[:PICTURES].repeat_interleave(RESULTS),
         )
     whole = tokenizer.decode(given).cpu()  # (n, 3, H, W)
     masked, cell = whole.clone(), tokenizer.cell

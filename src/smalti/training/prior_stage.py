@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from smalti.training.batches import Batches, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
 from smalti.training.inpaintings import draw_inpaintings
+from smalti.training.labels import Labels, dropped, resident_labels
 from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
 from smalti.training.optimizers import OptimizerName, build_optimizer
 from smalti.training.progress import Report
@@ -55,6 +57,8 @@ class PriorOptions(Length):
     """Decay of matrices; embeddings, norms and biases do not decay."""
     betas: tuple[float, float] = (0.9, 0.98)
     """AdamW's decay rates."""
+    condition_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """With `data.labels`: share of pictures whose class is not told, which guidance and pictures of any class need."""
     clip: Annotated[float, Field(gt=0)] = 1.0
     """Largest norm of the gradient."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -81,7 +85,9 @@ def train_prior(
     options: PriorOptions,
     run: RunFolder,
     *,
+    labels: Labels | None = None,
     validation: npt.NDArray[np.integer[Any]] | Tensor | None = None,
+    validation_labels: Labels | None = None,
     tokenizer: VQGAN | None = None,
     start: AbsorbingTransformer | None = None,
     seed: int = 0,
@@ -90,19 +96,25 @@ def train_prior(
 ) -> AbsorbingTransformer:
     """Train a prior on `codes` `(count, h, w)` and return its averaged weights, in evaluation mode.
 
-    codes: any integers 0..K-1; they are kept on `device` as a whole. validation: codes whose likelihood is estimated
-    now and then. tokenizer: draws the sample grids; None = no grids. start: weights to begin
-    with, of the same configuration. resume: go on from the run's newest checkpoint.
+    codes: any integers 0..K-1; they are kept on `device` as a whole. labels: `(count,)`, the class of each, for a
+    configuration with classes; None = classes are never told. validation, validation_labels: codes whose likelihood is
+    estimated now and then. tokenizer: draws the sample grids; None = no grids. start: weights to begin with, of the
+    same configuration. resume: go on from the run's newest checkpoint.
     Raises UsageError for codes and configuration that do not fit together; see `StageFolder.restore` for the rest.
     """
     device = torch.device(device)
     table, held = resident(codes, config, device), None
     if validation is not None and len(validation):
         held = resident(validation[: options.validation_pictures], config, device)
+    told = held_told = None
+    if labels is not None:
+        told = resident_labels(labels, len(table), config.n_classes, device)
+        if held is not None and validation_labels is not None:
+            held_told = resident_labels(validation_labels[: len(held)], len(held), config.n_classes, device)
     if options.batch % options.accumulate:
         raise UsageError(f"batch {options.batch} cannot be computed in {options.accumulate} equal parts")
     stage = run.stage("prior")
-    digest = sha256_bytes(table.cpu().numpy().tobytes())
+    digest = sha256_bytes(b"".join(t.cpu().numpy().tobytes() for t in (table, told) if t is not None))
     state = stage.restore(resume, model=config.model_dump_json(), data=digest)
     batches = Batches(len(table), options.batch, seed)
 
@@ -133,12 +145,17 @@ def train_prior(
             rate = options.learning_rate.at(step, progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            batch = table[torch.from_numpy(batches.at(step)).to(device)].long()  # (batch, h, w)
+            at = torch.from_numpy(batches.at(step)).to(device)
+            parts = table[at].long().chunk(options.accumulate)  # (batch, h, w)
+            conditions: Sequence[Tensor | None] = [None] * len(parts)
+            if told is not None:
+                chosen = dropped(told[at], options.condition_dropout, derived_seed(seed, "classes", step))
+                conditions = chosen.chunk(options.accumulate)
             torch.manual_seed(derived_seed(seed, "prior", step))  # dropout, if any
             generator = torch.Generator().manual_seed(derived_seed(seed, "masks", step))
-            for part in batch.chunk(options.accumulate):
+            for part, label in zip(parts, conditions, strict=True):
                 with arithmetic(options.precision, device):
-                    terms = training_loss(network, part, options.objective, generator=generator)
+                    terms = training_loss(network, part, options.objective, generator=generator, label=label)
                 torch.autograd.backward(terms.loss / options.accumulate)
                 tally.add(terms)
             loss = terms.loss.detach()
@@ -151,7 +168,7 @@ def train_prior(
 
             values: dict[str, float] = {}
             if held is not None and (last or step % options.validate_every == 0):
-                values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed)
+                values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed, held_told)
             if last or step % options.log_every == 0 or values:
                 values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
                 check_finite(values, stage, step)
@@ -159,9 +176,11 @@ def train_prior(
                 values["epoch"] = batches.epoch(step)
                 stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
             if tokenizer is not None and options.samples and (last or step % options.sample_every == 0):
-                draw_samples(stage, step, ema.model, tokenizer, options, seed)
+                draw_samples(stage, step, ema.model, tokenizer, options, seed, labelled=told is not None)
                 if held is not None:
-                    draw_inpaintings(stage, step, ema.model, tokenizer, held.long(), options.precision, seed)
+                    draw_inpaintings(
+                        stage, step, ema.model, tokenizer, held.long(), options.precision, seed, held_told
+                    )
             keeper.after(step, loss)
         keeper.finish(step, loss, timed=options.budget_minutes is not None)
     return ema.model
@@ -198,22 +217,43 @@ def snapshot(network: nn.Module, ema: Ema[Any], optimizer: torch.optim.Optimizer
     }
 
 
-def validate(network: AbsorbingTransformer, codes: Tensor, precision: Precision, seed: int, part: int = 64) -> float:
+def validate(
+    network: AbsorbingTransformer,
+    codes: Tensor,
+    precision: Precision,
+    seed: int,
+    labels: Tensor | None = None,
+    part: int = 64,
+) -> float:
     """Bound on the bits per token of `codes`; the same masks each time, so that two values can be compared."""
     generator = torch.Generator().manual_seed(derived_seed(seed, "validation"))
+    parts = torch.split(codes, part)
+    told: Sequence[Tensor | None] = [None] * len(parts) if labels is None else torch.split(labels, part)
     with torch.no_grad(), arithmetic(precision, codes.device):
-        bits = [stratified_elbo(network, c.long(), strata=4, generator=generator) for c in torch.split(codes, part)]
+        bits = [
+            stratified_elbo(network, c.long(), strata=4, generator=generator, label=label)
+            for c, label in zip(parts, told, strict=True)
+        ]
     return float(torch.cat(bits).mean())
 
 
 def draw_samples(
-    stage: StageFolder, step: int, network: AbsorbingTransformer, tokenizer: VQGAN, options: PriorOptions, seed: int
+    stage: StageFolder,
+    step: int,
+    network: AbsorbingTransformer,
+    tokenizer: VQGAN,
+    options: PriorOptions,
+    seed: int,
+    *,
+    labelled: bool = False,
 ) -> None:
-    """A grid of new pictures; the same seeds each time, so that one sees what training changes."""
+    """A grid of new pictures, one class after the other; the same seeds each time, so that one sees what training
+    changes."""
     empty = torch.full((options.samples, *network.window), EMPTY)
     seeds = [seed + i for i in range(options.samples)]
+    label = torch.arange(options.samples) % network.config.n_classes if labelled else None
     with torch.no_grad(), arithmetic(options.precision, network.device):
-        codes = fill(network, empty, seeds=seeds, options=SamplerOptions(num_inference_steps=16))
+        codes = fill(network, empty, seeds=seeds, options=SamplerOptions(num_inference_steps=16), label=label)
     stage.show(step, "samples", tokenizer.decode(codes))
 
 

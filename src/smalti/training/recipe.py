@@ -51,6 +51,11 @@ class DataOptions(BaseModel):
     """Random parts are magnified by up to this, on top of covering `size`."""
     flip: bool = False
     """Mirror pictures at random; wrong where left and right mean something."""
+    labels: bool = False
+    """Teach the prior what each picture is: the folders that pictures are sorted into, or the classes that shards and
+    tables name. Pictures can then be asked for by class, and guided towards it."""
+    classes: tuple[str, ...] = ()
+    """With `labels`: names of the classes in the order of their numbers; if none are given, those found, sorted."""
     make: str | None = None
     """The command that makes the data, shown if there is none at `path`."""
 
@@ -113,6 +118,8 @@ class Recipe(BaseModel):
         base = _named(self.prior.size, PRIOR_SIZES, "prior.size")
         window = {"height": -(-self.data.size[0] // cell), "width": -(-self.data.size[1] // cell)}
         fields = {**base, "codebook_size": codebook_size, **window}
+        if self.data.labels:
+            fields["n_classes"] = len(self.data.classes)
         return _configured(PriorConfig, fields, self.prior.model, "prior.model")
 
     def check(self) -> None:
@@ -124,6 +131,8 @@ class Recipe(BaseModel):
         if self.stage == "decoder" and self.start_from is None:
             raise UsageError("the decoder alone needs a model to start from: --set start_from=FOLDER",
                              field="start_from")  # fmt: skip
+        if self.data.labels and "n_classes" in self.prior.model:
+            raise UsageError("the number of classes follows from data.labels: leave n_classes out", field="prior.model")
         if self.data.zoom > 1 and self.data.cuts == 1:
             raise UsageError("data.zoom is for random parts: --set data.cuts=4 (or more)", field="data.zoom")
         cell = self.tokenizer_config().cell
@@ -138,6 +147,8 @@ class Recipe(BaseModel):
             raise UsageError("data.codes trains the prior alone: --set stage=prior", field="stage")
         if self.data.path is not None:
             raise UsageError("give data.codes or data.path, not both", field="data.codes")
+        if self.data.labels:
+            raise UsageError("codes have no class names: data.labels needs pictures", field="data.labels")
         if self.data.flip:
             raise UsageError("codes cannot be mirrored as pictures can: data.flip must be false", field="data.flip")
 

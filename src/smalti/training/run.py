@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from smalti.data import Pictures, cached_codes, exists, load_pictures, split
+from smalti.data import Pictures, cached_codes, code_labels, exists, load_pictures, split
 from smalti.errors import DataError, ModelError, UsageError
 from smalti.files import sha256_bytes
+from smalti.formats.classes import listed
 from smalti.formats.folder import LoadedModel, load_model, read_index, save_model
 from smalti.prior import AbsorbingTransformer
+from smalti.randomness import Purpose, permutation
 from smalti.sampling import SamplerOptions
 from smalti.tokenizer import VQGAN
 from smalti.training.checkpoints import latest_checkpoint, load_checkpoint
@@ -29,6 +32,8 @@ from smalti.training.schedules import Clock
 from smalti.training.tokenizer_stage import measure, train_tokenizer
 from smalti.training.tracking import TrackerProgress
 from smalti.training.warnings import WarningProgress
+
+Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
 def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = None) -> Path:
@@ -47,12 +52,17 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
         torch.set_num_threads(recipe.threads)
     with announced(run.path), watcher:
         facts: dict[str, Any] = {}
+        labels = held_labels = None
         if recipe.data.codes is not None:
             tokenizer = _tokenizer(recipe, run, None, resume, device)
             codes, held = given_codes(recipe.data, tokenizer.codebook_size, tokenizer.cell)
             run.write_config(recipe.model_dump(mode="json"))
         else:
             training, validation = pictures = _pictures(recipe, run)
+            if recipe.data.labels:
+                recipe = _with_classes(recipe, training.classes)
+                pictures = training, validation = _labelled(recipe, training), _labelled(recipe, validation, held=True)
+                run.progress.message(f"{len(recipe.data.classes)} classes: {listed(recipe.data.classes)}")
             run.write_config(recipe.model_dump(mode="json"))
             tokenizer = _tokenizer(recipe, run, pictures, resume, device)
             facts = measure(tokenizer, validation, device)
@@ -60,7 +70,12 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
                 return _save(recipe, run, tokenizer, _start(recipe).prior if recipe.stage == "decoder" else None, facts)
             codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
             held = cached_codes(validation, tokenizer, run.cache)
-        prior, more = _prior(recipe, run, tokenizer, codes, held, resume, device)
+            if recipe.data.labels:
+                # mixed, as its first pictures stand for all of them and folders come class by class
+                mixed = permutation(0, Purpose.CHOOSE, len(held))
+                held, held_labels = held[mixed], code_labels(validation)[mixed]
+                labels = code_labels(training, flip=recipe.data.flip)
+        prior, more = _prior(recipe, run, tokenizer, (codes, labels), (held, held_labels), resume, device)
         return _save(recipe, run, tokenizer, prior, facts | more)
 
 
@@ -117,6 +132,21 @@ def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
     if data.validation is not None:
         return pictures, load_pictures(data.validation, data.size, run.cache, message=message)
     return split(pictures, data.validation_share)
+
+
+def _with_classes(recipe: Recipe, found: tuple[str, ...]) -> Recipe:
+    """The recipe with the names of the classes that the training pictures have, if it does not give them itself."""
+    data = recipe.data.model_copy(update={"classes": recipe.data.classes or found})
+    return recipe.model_copy(update={"data": data})
+
+
+def _labelled(recipe: Recipe, pictures: Pictures, *, held: bool = False) -> Pictures:
+    data = recipe.data
+    try:
+        return pictures.with_classes(data.classes)
+    except DataError as error:
+        path = data.validation if held and data.validation is not None else data.path
+        raise DataError(f"data.labels: {path}: {error}") from None
 
 
 def _tokenizer(
@@ -182,27 +212,47 @@ def _prior(
     recipe: Recipe,
     run: RunFolder,
     tokenizer: VQGAN,
-    codes: npt.NDArray[np.integer[Any]],
-    held: npt.NDArray[np.integer[Any]],
+    training: tuple[Ints, Ints | None],
+    held: tuple[Ints, Ints | None],
     resume: bool,
     device: torch.device,
 ) -> tuple[AbsorbingTransformer, dict[str, Any]]:
+    """`training`, `held`: codes and their labels."""
     config = recipe.prior_config(tokenizer.codebook_size, tokenizer.cell)
     prior = train_prior(
-        codes,
+        training[0],
         config,
         recipe.prior,
         run,
-        validation=held,
+        labels=training[1],
+        validation=held[0],
+        validation_labels=held[1],
         tokenizer=tokenizer,
-        start=None if recipe.start_from is None else _start(recipe).prior,
+        start=None if recipe.start_from is None else _first_prior(recipe),
         seed=recipe.seed,
         resume=resume and run.stage("prior").started(),
         device=device,
     )
-    table = torch.from_numpy(np.asarray(held[:1000]).astype(np.int64)).to(device)
-    bits = validate(prior, table, "float32", recipe.seed)
+    table, told = (None if part is None else _on_device(part[:1000], device) for part in held)
+    assert table is not None
+    bits = validate(prior, table, "float32", recipe.seed, told)
     return prior, {"bits per token (bound)": f"{bits:.3f} on {len(table)} validation pictures"}
+
+
+def _first_prior(recipe: Recipe) -> AbsorbingTransformer | None:
+    """The prior that training begins with, which must mean the same by its class numbers."""
+    model = _start(recipe)
+    known = tuple(model.info.get("classes", ()))
+    if recipe.data.labels and model.prior is not None and known != recipe.data.classes:
+        raise UsageError(
+            f"{recipe.start_from} knows the classes {listed(known) or '(none)'}, not {listed(recipe.data.classes)}",
+            field="start_from",
+        )
+    return model.prior
+
+
+def _on_device(values: Ints, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.asarray(values).astype(np.int64)).to(device)
 
 
 def _encoding(run: RunFolder) -> Any:
@@ -232,11 +282,19 @@ def _write(
     force: bool,
 ) -> None:
     owed = _owed(recipe.from_model) if recipe.from_model is not None else {}
-    info = {"name": recipe.name, **owed, **facts, **recipe.info}
+    classes = _classes(recipe) if prior is not None else {}
+    info = {"name": recipe.name, **owed, **facts, **recipe.info, **classes}
     sampler = SamplerOptions(**recipe.sampler).model_dump(mode="json", exclude_unset=True)
     save_model(
         target, tokenizer, prior, info=info, sampler_options=sampler, dtype=getattr(torch, recipe.dtype), force=force
     )
+
+
+def _classes(recipe: Recipe) -> dict[str, Any]:
+    """What the model's index must say about classes, if its prior has any."""
+    if recipe.stage == "decoder":  # the prior is the one of the model that training began with
+        return {name: value for name, value in _start(recipe).info.items() if name == "classes"}
+    return {"classes": list(recipe.data.classes)} if recipe.data.labels else {}
 
 
 def _owed(model: str) -> dict[str, Any]:
