@@ -14,14 +14,24 @@ LEAN = LeanArchitecture(
 )
 
 
-def tiny_pipeline(seed: int = 0) -> Pipeline:
+def tiny_pipeline(seed: int = 0, classes: tuple[str, ...] = ()) -> Pipeline:
     torch.manual_seed(seed)
     tokenizer = VQGAN(TokenizerConfig(architecture=LEAN, codebook_size=32, code_dim=4))
     prior = AbsorbingTransformer(
-        PriorConfig(codebook_size=32, height=8, width=8, d_model=16, n_layers=2, n_heads=1, position_optional=True)
+        PriorConfig(
+            codebook_size=32,
+            height=8,
+            width=8,
+            d_model=16,
+            n_layers=2,
+            n_heads=1,
+            position_optional=True,
+            n_classes=len(classes),
+        )
     )
     with torch.no_grad():
         for parameter in [*tokenizer.parameters(), *prior.parameters()]:
             parameter.add_(torch.randn_like(parameter) * 0.1)  # a new residual block is the identity
     options = SamplerOptions(num_inference_steps=4)
-    return Pipeline(tokenizer, prior, name="tiny", identity=f"{seed:064d}", sampler=options, dtype="float32")
+    info = {"classes": list(classes)} if classes else {}
+    return Pipeline(tokenizer, prior, name="tiny", identity=f"{seed:064d}", sampler=options, info=info, dtype="float32")

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from smalti.cli.make import ImageArgument, source
-from smalti.cli.options import Device, Dtype, Force, Json, Model, Output, Quiet
+from smalti.cli.options import Device, Dtype, Force, Json, Label, Model, Output, Quiet
 from smalti.cli.terminal import Terminal
 from smalti.errors import UsageError
 
@@ -81,6 +81,7 @@ def score(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="Write the surprise of every cell as a picture.")
     ] = None,
+    label: Label = None,
     model: Model = "builtin:faces",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -100,7 +101,7 @@ def score(
     pipe = load_pipeline(model, device, dtype)
     opened = pipe.open(source(image))
     terminal.remark(opened.remark)
-    result = pipe.score(opened)
+    result = pipe.score(opened, label=label)
     terminal.result(f"{result.bits_per_token:.3f} bits per token, {result.bits_per_dim:.4f} bits per dimension")
     if output is not None:
         write_image(result.image, output, force=force)
@@ -136,8 +137,11 @@ def info(image: ImageArgument, as_json: Json = False) -> None:
         print("no smalti recipe: an edit starts by encoding it")
         return
     rows, columns = recipe.grid
+    label = recipe.params.get("label")
     print(f"made by smalti {recipe.smalti_version}: {recipe.verb}, seed {recipe.seed}, model {recipe.model.name}")
     print(f"codes: {rows}x{columns}" + ("" if facts["unchanged"] else ", but the pixels have changed since"))
+    if label is not None:
+        print(f"label: {label}")
     print("sampler: " + ", ".join(f"{k} {v}" for k, v in recipe.params["sampler"].items() if v is not None))
 
 

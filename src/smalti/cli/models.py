@@ -75,7 +75,7 @@ def list_models(
 
 @app.command()
 def show(model: Name) -> None:
-    """Show what a model is made of, as JSON: sizes, source, hashes, defaults of its sampler."""
+    """Show what a model is made of, as JSON: sizes, source, classes, hashes, defaults of its sampler."""
     from smalti.formats.folder import read_index
 
     name, folder = _local(model)
@@ -235,7 +235,9 @@ def _models_in(place: Path) -> Iterator[tuple[str, Path]]:
 def _in_words(index: dict[str, Any]) -> str:
     window = index.get("window")
     size = f"{window[0]}x{window[1]} cells" if window else "tokenizer only"
-    return f"{index.get('codebook_size')} codes, {index.get('cell')} pixels per cell, {size}"
+    classes = index.get("info", {}).get("classes")
+    known = f", {len(classes)} classes" if isinstance(classes, list) else ""
+    return f"{index.get('codebook_size')} codes, {index.get('cell')} pixels per cell, {size}{known}"
 
 
 def _pixels(text: str | None) -> tuple[int, int] | None:

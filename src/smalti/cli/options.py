@@ -38,6 +38,10 @@ Output = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Result i uses seed + i.", min=0, max=2**32 - 1, rich_help_panel=SAMPLING)]
+Label = Annotated[
+    str | None,
+    typer.Option(help="A class of the model, by name or number (`smalti models show`).", rich_help_panel=SAMPLING),
+]
 RegionOption = Annotated[
     str,
     typer.Option(
@@ -85,6 +89,12 @@ class MakeOptions:
     schedule: Annotated[
         str | None, typer.Option(help="linear or cosine: how many cells per step.", rich_help_panel=SAMPLING)
     ] = None
+    label: Label = None
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="How much more typical of --label than the model itself; 1 to 4 is usual.", min=0,
+                     rich_help_panel=SAMPLING),
+    ] = None
     top_k: Annotated[
         int | None, typer.Option(help="Draw from the k likeliest codes; 0 = all.", rich_help_panel=SAMPLING)
     ] = None
@@ -125,6 +135,8 @@ class MakeOptions:
             "temperature": self.temperature,
             "order": self.order,
             "schedule": self.schedule,
+            "label": self.label,
+            "guidance": self.guidance,
             "top_k": self.top_k,
             "top_p": self.top_p,
             "windows": self.windows,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from smalti.formats.classes import listed
+
 
 def model_card(index: dict[str, Any]) -> str:
     """Markdown for the README.md of a model folder, from its index. Unknown facts are left out, not invented."""
@@ -18,6 +20,8 @@ def model_card(index: dict[str, Any]) -> str:
     window = index.get("window")
     size = f", made for {window[0]}x{window[1]} cells" if window else ", tokenizer only"
     lines += [f"{index['codebook_size']} codes, {index['cell']} pixels per cell{size}.", ""]
+    if isinstance(info.get("classes"), list):
+        lines += [f"{len(info['classes'])} classes: {listed(info['classes'])}.", ""]
     for title, key in [
         ("Source", "source"),
         ("Data", "data"),

@@ -26,6 +26,9 @@ class Options(TypedDict, total=False):
     num_inference_steps: int
     order: str
     schedule: str
+    label: str | int | Sequence[str | int] | None
+    guidance: float
+    guidance_schedule: str
     temperature: float
     top_k: int
     top_p: float

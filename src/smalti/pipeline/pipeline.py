@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from smalti.codes import CodeGrid
 from smalti.errors import ModelError, UsageError
+from smalti.formats.classes import class_names, class_number, listed
 from smalti.formats.folder import load_model, save_model
 from smalti.images import open_image, to_pil
 from smalti.pipeline import recipe as recipes
@@ -126,6 +127,11 @@ class Pipeline:
         """Where the weights are."""
         return self.tokenizer.device
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes that `label` can ask for; () if the model has none."""
+        return class_names(self.info_, self.prior.config.n_classes) if self.prior is not None else ()
+
     # --- verbs --------------------------------------------------------------------------------------------------
 
     def generate(self, *, height: int | None = None, width: int | None = None, **options: Unpack[Options]) -> Output:
@@ -202,8 +208,8 @@ class Pipeline:
             generators = [generator] if isinstance(generator, torch.Generator) else list(cast("Any", generator))
             seeds = [int(torch.randint(ask.MAX_SEED, (), generator=g)) for g in generators]
             if len(seeds) > 1:
-                one = {**given, "num_images": 1}
-                requests = [self.request(verb, {**one, "seed": seed}) for seed in seeds]
+                whole = self.request(verb, {**given, "num_images": len(seeds)})
+                requests = [whole.one(i).model_copy(update={"seed": seed}) for i, seed in enumerate(seeds)]
                 return _join([self.run(r, images, callback=callback, record_history=record) for r in requests])
             given["seed"] = seeds[0]
         return self.run(self.request(verb, given), images, callback=callback, record_history=record)
@@ -211,7 +217,8 @@ class Pipeline:
     def request(self, verb: dict[str, Any], options: dict[str, Any]) -> ask.Request:
         """A validated request from a verb's own fields and the shared options, on top of the model's defaults.
 
-        Raises UsageError naming the first field that is wrong.
+        As many labels are as many results, if `num_images` is not given. Raises UsageError naming the first field that
+        is wrong, also for a label that the model does not know and for guidance without a label.
         """
         sampler_fields = set(SamplerOptions.model_fields)
         given = {k: v for k, v in options.items() if k not in sampler_fields | {"sampler", "preset"}}
@@ -224,6 +231,14 @@ class Pipeline:
             **(PRESETS[preset].model_dump(exclude_unset=True) if preset else {}),
             **{k: v for k, v in options.items() if k in sampler_fields and v is not None},
         }
+        if isinstance(label := given.get("label"), Sequence) and not isinstance(label, str):
+            given = {"num_images": len(label), **given}
+        given["label"] = self._named(label)
+        if given["label"] is None:
+            if options.get("guidance"):
+                self._needs_classes("guidance")
+                raise UsageError(f"guidance needs a label, one of {listed(self.classes)}", field="guidance")
+            sampler["guidance"] = 0.0  # the model's default is for where there is a label
         try:
             return ask.request_adapter.validate_python({**verb, **given, "sampler": sampler})
         except ValidationError as error:
@@ -263,7 +278,7 @@ class Pipeline:
     def show_mask(self, request: ask.Request, images: Sequence[Picture]) -> Image.Image:
         """The picture a request would work on, with the cells it would fill hatched."""
         sources = [self.open(image) for image in images]
-        job = lower(request, [s.source for s in sources], self._model())
+        job = lower(request, [s.source for s in sources], self._model(request))
         base = job.original or (sources[0].source.picture if sources else None)
         return marked(base, job.codes[0] == EMPTY, self.tokenizer.cell, job.size)
 
@@ -284,13 +299,15 @@ class Pipeline:
         """
         self._interrupted = False
         sources = [self.open(image) for image in images]
-        job = lower(request, [s.source for s in sources], self._model())
+        job = lower(request, [s.source for s in sources], self._model(request))
         denoiser = self._denoiser_for(job.codes)
+        labels = self._numbers(request)
         for first in range(0, len(job.codes), batch):
             start = job.codes[first : first + batch]
             seeds = [request.seed + first + i for i in range(len(start))]
             final, history = start, []
-            steps = fill_steps(denoiser, start, seeds=seeds, options=request.sampler)
+            label = None if labels is None else labels[first : first + batch]
+            steps = fill_steps(denoiser, start, seeds=seeds, options=request.sampler, label=label)
             edited: Codes | None = None
             while True:
                 try:
@@ -327,7 +344,7 @@ class Pipeline:
             if job.original is not None and job.regenerate is not None:
                 mask = job.regenerate[index if len(job.regenerate) > 1 else 0]
                 image = paste(job.original, image, mask, feather=job.feather)
-            own = request.model_copy(update={"seed": request.seed + index, "num_images": 1})
+            own = request.one(index)
             recipe = recipes.make(
                 own.model_dump(mode="json"),
                 codes=CodeGrid(grid, self.tokenizer.codebook_size, self.identity),
@@ -362,13 +379,16 @@ class Pipeline:
         width, height = opened.source.size
         return self.decode(opened.source.encode(None)[None])[0].crop((0, 0, width, height))
 
-    def score(self, image: Picture, *, seed: int = 0) -> Score:
-        """How likely the model finds the picture's codes, in bits, and where it is surprised."""
+    def score(self, image: Picture, *, seed: int = 0, label: str | int | None = None) -> Score:
+        """How likely the model finds the picture's codes, in bits, and where it is surprised; `label`: as one of that
+        class. Raises UsageError for a class that the model does not know."""
+        named = self._named(label)
+        number = None if named is None else class_number(cast("str", named), self.classes)
         opened = self.open(image)
         codes = opened.source.encode(None)[None]
         denoiser = self._denoiser_for(codes)
-        bits = float(elbo_bits(denoiser, codes, seeds=[seed])[0])
-        cells = surprise(denoiser, codes)[0]
+        bits = float(elbo_bits(denoiser, codes, seeds=[seed], label=number)[0])
+        cells = surprise(denoiser, codes, label=number)[0]
         values = 3 * opened.source.size[0] * opened.source.size[1]
         picture = surprise_map(cells, self.tokenizer.cell, opened.source.size)
         return Score(bits, bits * codes.numel() / values, cells, picture)
@@ -387,7 +407,7 @@ class Pipeline:
             raise UsageError(f"this picture was made by {recipe.model.name}, not by this {self.name}: give -m")
         start = grid.masked(recipe.filled_mask())
         sampler = SamplerOptions.model_validate(recipe.params["sampler"])
-        output = self(start, sampler=sampler, seed=recipe.seed)
+        output = self(start, sampler=sampler, seed=recipe.seed, label=recipe.params.get("label"))
         again = recipe.model_copy(update={"pasted": False})  # the decoder's picture: the original's pixels are not here
         output = dataclasses.replace(output, images=[recipes.embed(output.images[0], again)], params=recipe.params)
         return output, output.grids[0].count_different(grid)
@@ -412,9 +432,37 @@ class Pipeline:
         larger = codes.shape[-2] > height or codes.shape[-1] > width
         return self._denoiser.unplaced() if larger else self._denoiser
 
-    def _model(self) -> Model:
+    def _model(self, request: ask.Request) -> Model:
         window = self.prior.window if self.prior is not None else (1, 1)
-        return Model(self.tokenizer.cell, window, lambda codes: surprise(self._denoiser_for(codes), codes[None])[0])
+
+        def bits(codes: Codes) -> torch.Tensor:
+            numbers = self._numbers(request)
+            same = numbers is not None and bool((numbers == numbers[0]).all())
+            label = numbers[:1] if numbers is not None and same else None
+            return surprise(self._denoiser_for(codes), codes[None], label=label)[0]
+
+        return Model(self.tokenizer.cell, window, bits)
+
+    def _named(self, label: Any) -> str | tuple[str, ...] | None:
+        """A label, or several, as names of the model's classes."""
+        if label is None:
+            return None
+        self._needs_classes("label")
+        if isinstance(label, str | int):
+            return self.classes[class_number(label, self.classes)]
+        return tuple(self.classes[class_number(one, self.classes)] for one in label)
+
+    def _numbers(self, request: ask.Request) -> torch.Tensor | None:
+        """int64 `(num_images,)`: the class of each result of a request, if it asks for any."""
+        named = self._named(request.label)
+        if named is None:
+            return None
+        names = (named,) * request.num_images if isinstance(named, str) else named
+        return torch.tensor([class_number(name, self.classes) for name in names])
+
+    def _needs_classes(self, field: str) -> None:
+        if not self.classes:
+            raise UsageError(f"{field}: {self.name} has no classes; train one with data.labels=true", field=field)
 
 
 def _usage_error(error: ValidationError) -> UsageError:

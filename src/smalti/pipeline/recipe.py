@@ -73,6 +73,8 @@ class Recipe(BaseModel):
             raise ValueError("params need the sampler's options")
         if any(not re.fullmatch(_PRINTABLE, f"{name}{value}") for name, value in sampler.items()):
             raise ValueError("the sampler's options are not printable")
+        if not re.fullmatch(_PRINTABLE, str(params.get("label"))):
+            raise ValueError("the label is not printable")
         return params
 
     def grid_codes(self) -> CodeGrid:

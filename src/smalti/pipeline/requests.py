@@ -6,7 +6,7 @@ sources that travels beside it; it holds no pixels and no paths, so it is plain 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -14,6 +14,7 @@ from smalti.sampling import SamplerOptions
 
 Cells = Annotated[int, Field(ge=0, le=512)]
 Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Label = Annotated[str, Field(max_length=200)] | Annotated[int, Field(ge=0)]
 MAX_SEED = 2**32 - 1
 
 
@@ -24,7 +25,22 @@ class VerbRequest(BaseModel):
 
     num_images: int = Field(1, ge=1, le=4096, description="how many results")
     seed: int = Field(0, ge=0, le=MAX_SEED, description="result i uses seed + i")
+    label: Label | tuple[Label, ...] | None = Field(
+        None, description="class of the results, by name or number, or one for each result; for models with classes"
+    )
     sampler: SamplerOptions = Field(SamplerOptions(), description="order, schedule, steps, temperature ...")
+
+    @model_validator(mode="after")
+    def _one_label_each(self) -> Self:
+        if isinstance(self.label, tuple) and len(self.label) != self.num_images:
+            raise ValueError(f"label: {self.num_images} results need one label, or {self.num_images} of them, "
+                             f"not {len(self.label)}")  # fmt: skip
+        return self
+
+    def one(self, index: int) -> Self:
+        """The request of result `index` alone."""
+        label = self.label[index] if isinstance(self.label, tuple) else self.label
+        return self.model_copy(update={"seed": self.seed + index, "num_images": 1, "label": label})
 
 
 class EditRequest(VerbRequest):
