@@ -123,7 +123,7 @@ def test_refusals(labelled: Pipeline, options: Any, says: str) -> None:
 @pytest.mark.parametrize("options", [{"label": "cats"}, {"guidance": 1.0}, {"label": 0, "guidance": 1.0}])
 def test_a_model_without_classes_says_so(pipe: Pipeline, options: Any) -> None:
     assert pipe.classes == ()
-    with pytest.raises(UsageError, match="tiny has no classes; train one with data.labels=true"):
+    with pytest.raises(UsageError, match=r"tiny has no classes; train one with data\.labels=true"):
         pipe.generate(**options)
     with pytest.raises(UsageError, match="tiny has no classes"):
         pipe.score(Image.new("RGB", (64, 64)), label="cats")
