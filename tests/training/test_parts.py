@@ -129,6 +129,7 @@ def test_the_adaptive_weight_makes_both_pulls_equally_strong() -> None:
     unopposed = adaptive_weight(near, 0 * adversarial, last)
     assert float(unopposed) == pytest.approx(min(1e4, 1e4 * float(pulls[0])), rel=1e-4)
     assert float(adaptive_weight(1e9 * near, adversarial, last)) == 1e4
+    assert float(adaptive_weight(1e9 * near, adversarial, last, most=1.0)) == 1.0
     near.backward()  # the graph is still there
     classic = ClassicDecoder(ClassicArchitecture(base_channels=32, channel_multipliers=(1, 1), z_channels=4))
     assert classic.last_kernel.shape == (3, 32, 3, 3)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +11,50 @@ import pytest
 import yaml
 
 from smalti.errors import UsageError
+from smalti.formats.blueprint import blueprint
+from smalti.prior import AbsorbingTransformer
+from smalti.tokenizer import VQGAN
+from smalti.tokenizer.config import OFFICIAL
 from smalti.training import Recipe, load_recipe, preset_names
 
 
 @pytest.mark.parametrize("name", preset_names())
 def test_presets_are_complete(name: str) -> None:
-    recipe = load_recipe(name, ["data.path=somewhere"])
+    recipe = load_recipe(name, ["data.path=somewhere", "tokenizer.losses.lpips_files=[vgg.pth, lpips.pth]"])
     recipe.check()
-    assert recipe.tokenizer_config().cell == 8
-    prior = recipe.prior_config(1024, 8)
-    assert (prior.height * 8, prior.width * 8) == recipe.data.size
+    tokenizer = recipe.tokenizer_config()
+    prior = recipe.prior_config(tokenizer.codebook_size, tokenizer.cell)
+    assert (prior.height * tokenizer.cell, prior.width * tokenizer.cell) == recipe.data.size
+    networks = blueprint(lambda: VQGAN(tokenizer)), blueprint(lambda: AbsorbingTransformer(prior))
+    assert all(sum(p.numel() for p in network.parameters()) > 1000 for network in networks)
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_presets_say_what_they_cost_and_reached(name: str) -> None:
+    text = (resources.files("smalti.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+    head = text[: text.index("\nname:")]
+    assert all(line.startswith("#") for line in head.splitlines())
+    assert f"smalti train {'my-pictures/' if name == 'tiny' else name}" in head
+    for word in ("result", "time|cost"):
+        assert re.search(word, head, re.IGNORECASE), f"{name} does not say its {word}"
 
 
 def test_the_shipped_presets() -> None:
-    assert {"tiny", "faces-128", "churches-128"} <= set(preset_names())
+    papers = {"ffhq-256", "lsun-churches-256", "lsun-bedrooms-256"}
+    assert {"tiny", "faces-128", "churches-128", "modern-256"} | papers <= set(preset_names())
+    for name in papers:
+        recipe = load_recipe(name, ["data.path=x"])
+        prior = recipe.prior_config(1024, 16)
+        assert (prior.d_model, prior.n_layers, prior.n_heads, prior.cells) == (512, 24, 8, 256)
+        assert recipe.tokenizer_config() == OFFICIAL
+        assert recipe.tokenizer.losses.legacy_beta
+        no_data = load_recipe(name)
+        assert no_data.data.path is None
+        with pytest.raises(UsageError, match="the recipe has no data: download"):
+            no_data.check()
+        with pytest.raises(UsageError, match="a VGG-16 that you bring"):
+            recipe.check()
+        load_recipe(name, ["data.path=x", "stage=prior", "from_model=x"]).check()
 
 
 def test_changes_reach_every_depth(tmp_path: Path) -> None:

@@ -43,6 +43,8 @@ class Losses(BaseModel):
     adaptive: bool = False
     """Multiply `adversarial` by what makes the critic's gradient at the last kernel as large as that of the pixel and
     perceptual losses (taming-transformers; then 0.5 to 1 is usual); false = a fixed weight (VQGAN+; 0.02 to 0.1)."""
+    adaptive_limit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e4
+    """Largest factor of `adaptive` (unleashing-transformers: 1)."""
     matching: Weight = 0.0
     """The same critic's features, from `gan_start` on."""
     gan_start: Annotated[int, Field(ge=0)] = 5_000

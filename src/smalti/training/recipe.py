@@ -57,7 +57,7 @@ class DataOptions(BaseModel):
     classes: tuple[str, ...] = ()
     """With `labels`: names of the classes in the order of their numbers; if none are given, those found, sorted."""
     make: str | None = None
-    """The command that makes the data, shown if there is none at `path`."""
+    """The command that makes the data, shown if there is none."""
 
     @field_validator("size", mode="before")
     @classmethod
@@ -127,7 +127,15 @@ class Recipe(BaseModel):
         if self.data.codes is not None:
             self._check_codes()
         elif self.data.path is None:
-            raise UsageError("the recipe has no data: --set data.path=FOLDER (or .zip, .tar, .npy)", field="data.path")
+            hint = self.data.make or "--set data.path=FOLDER (or .zip, .tar, .npy)"
+            raise UsageError(f"the recipe has no data: {hint}", field="data.path")
+        losses, trains = self.tokenizer.losses, self.stage != "prior" and self.from_model is None
+        if trains and losses.lpips and not losses.lpips_files:
+            raise UsageError(
+                "tokenizer.losses.lpips compares by a VGG-16 that you bring: --set tokenizer.losses.lpips_files="
+                "[vgg16.pth,lpips.pth], or tokenizer.losses.lpips=0 and tokenizer.losses.perceptual=1 instead",
+                field="tokenizer.losses.lpips_files",
+            )
         if self.stage == "decoder" and self.start_from is None:
             raise UsageError("the decoder alone needs a model to start from: --set start_from=FOLDER",
                              field="start_from")  # fmt: skip

@@ -285,7 +285,8 @@ class _Trainer:
             fooling = fooling_loss(scores)
             if losses.adaptive:
                 reconstruction = torch.stack([w * value for w, value in near]).sum()
-                weight = weight * adaptive_weight(reconstruction, fooling, self.network.decoder.last_kernel)
+                last = self.network.decoder.last_kernel
+                weight = weight * adaptive_weight(reconstruction, fooling, last, losses.adaptive_limit)
             terms["adversarial"] = (weight, fooling)
         if losses.matching:
             with torch.no_grad():
