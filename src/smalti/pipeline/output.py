@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,17 @@ def marked(picture: Image.Image | None, empty: torch.Tensor, cell: int, size: tu
     if picture is not None:
         base.paste(picture)
     return hatched(base, empty, cell)
+
+
+def joined(outputs: Sequence[Output]) -> Output:
+    """One output of several that differ in their seeds."""
+    return replace(
+        outputs[0],
+        images=[image for o in outputs for image in o.images],
+        codes=torch.cat([o.codes for o in outputs]),
+        seeds=[seed for o in outputs for seed in o.seeds],
+        history=merge_histories([o.history or [] for o in outputs]),
+    )
 
 
 def merge_histories(histories: Sequence[list[HistoryStep]]) -> list[HistoryStep] | None:

@@ -10,19 +10,19 @@ from typing import Any, Unpack, cast
 
 import torch
 from PIL import Image
-from pydantic import ValidationError
 
 from smalti.codes import CodeGrid
 from smalti.errors import ModelError, UsageError
-from smalti.formats.classes import class_names, class_number, listed
+from smalti.formats.classes import class_names
 from smalti.formats.folder import load_model, save_model
 from smalti.images import open_image, to_pil
+from smalti.pipeline import labels
 from smalti.pipeline import recipe as recipes
 from smalti.pipeline import requests as ask
 from smalti.pipeline.catalog import resolve
 from smalti.pipeline.compose import paste
 from smalti.pipeline.options import Options, StepCallback
-from smalti.pipeline.output import HistoryStep, Output, marked, merge_histories, surprise_map
+from smalti.pipeline.output import HistoryStep, Output, joined, marked, merge_histories, surprise_map
 from smalti.pipeline.results import Result, Score
 from smalti.pipeline.sources import Opened, Picture, open_source
 from smalti.pipeline.verbs import FillJob, Model, lower
@@ -210,7 +210,7 @@ class Pipeline:
             if len(seeds) > 1:
                 whole = self.request(verb, {**given, "num_images": len(seeds)})
                 requests = [whole.one(i).model_copy(update={"seed": seed}) for i, seed in enumerate(seeds)]
-                return _join([self.run(r, images, callback=callback, record_history=record) for r in requests])
+                return joined([self.run(r, images, callback=callback, record_history=record) for r in requests])
             given["seed"] = seeds[0]
         return self.run(self.request(verb, given), images, callback=callback, record_history=record)
 
@@ -233,16 +233,11 @@ class Pipeline:
         }
         if isinstance(label := given.get("label"), Sequence) and not isinstance(label, str):
             given = {"num_images": len(label), **given}
-        given["label"] = self._named(label)
+        given["label"] = labels.named(label, self.classes, self.name)
+        labels.check_guidance(options.get("guidance"), given["label"], self.classes, self.name)
         if given["label"] is None:
-            if options.get("guidance"):
-                self._needs_classes("guidance")
-                raise UsageError(f"guidance needs a label, one of {listed(self.classes)}", field="guidance")
             sampler["guidance"] = 0.0  # the model's default is for where there is a label
-        try:
-            return ask.request_adapter.validate_python({**verb, **given, "sampler": sampler})
-        except ValidationError as error:
-            raise _usage_error(error) from None
+        return ask.validated({**verb, **given, "sampler": sampler})
 
     # --- running a request --------------------------------------------------------------------------------------
 
@@ -301,12 +296,12 @@ class Pipeline:
         sources = [self.open(image) for image in images]
         job = lower(request, [s.source for s in sources], self._model(request))
         denoiser = self._denoiser_for(job.codes)
-        labels = self._numbers(request)
+        told = self._numbers(request)
         for first in range(0, len(job.codes), batch):
             start = job.codes[first : first + batch]
             seeds = [request.seed + first + i for i in range(len(start))]
             final, history = start, []
-            label = None if labels is None else labels[first : first + batch]
+            label = None if told is None else told[first : first + batch]
             steps = fill_steps(denoiser, start, seeds=seeds, options=request.sampler, label=label)
             edited: Codes | None = None
             while True:
@@ -382,8 +377,7 @@ class Pipeline:
     def score(self, image: Picture, *, seed: int = 0, label: str | int | None = None) -> Score:
         """How likely the model finds the picture's codes, in bits, and where it is surprised; `label`: as one of that
         class. Raises UsageError for a class that the model does not know."""
-        named = self._named(label)
-        number = None if named is None else class_number(cast("str", named), self.classes)
+        number = labels.numbers(label, 1, self.classes, self.name)
         opened = self.open(image)
         codes = opened.source.encode(None)[None]
         denoiser = self._denoiser_for(codes)
@@ -436,51 +430,12 @@ class Pipeline:
         window = self.prior.window if self.prior is not None else (1, 1)
 
         def bits(codes: Codes) -> torch.Tensor:
-            numbers = self._numbers(request)
-            same = numbers is not None and bool((numbers == numbers[0]).all())
-            label = numbers[:1] if numbers is not None and same else None
+            told = self._numbers(request)  # of several classes, none is the picture's
+            label = told[:1] if told is not None and bool((told == told[0]).all()) else None
             return surprise(self._denoiser_for(codes), codes[None], label=label)[0]
 
         return Model(self.tokenizer.cell, window, bits)
 
-    def _named(self, label: Any) -> str | tuple[str, ...] | None:
-        """A label, or several, as names of the model's classes."""
-        if label is None:
-            return None
-        self._needs_classes("label")
-        if isinstance(label, str | int):
-            return self.classes[class_number(label, self.classes)]
-        return tuple(self.classes[class_number(one, self.classes)] for one in label)
-
     def _numbers(self, request: ask.Request) -> torch.Tensor | None:
         """int64 `(num_images,)`: the class of each result of a request, if it asks for any."""
-        named = self._named(request.label)
-        if named is None:
-            return None
-        names = (named,) * request.num_images if isinstance(named, str) else named
-        return torch.tensor([class_number(name, self.classes) for name in names])
-
-    def _needs_classes(self, field: str) -> None:
-        if not self.classes:
-            raise UsageError(f"{field}: {self.name} has no classes; train one with data.labels=true", field=field)
-
-
-def _usage_error(error: ValidationError) -> UsageError:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"][1:])
-    message = first["msg"].removeprefix("Value error, ")
-    return UsageError(f"{where}: {message}" if where else message, field=where or None)
-
-
-def _join(outputs: Sequence[Output]) -> Output:
-    first = outputs[0]
-    return Output(
-        images=[image for o in outputs for image in o.images],
-        codes=torch.cat([o.codes for o in outputs]),
-        seeds=[seed for o in outputs for seed in o.seeds],
-        params=first.params,
-        codebook_size=first.codebook_size,
-        model=first.model,
-        cell=first.cell,
-        history=merge_histories([o.history or [] for o in outputs]),
-    )
+        return labels.numbers(request.label, request.num_images, self.classes, self.name)

@@ -6,10 +6,11 @@ sources that travels beside it; it holds no pixels and no paths, so it is plain 
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from smalti.errors import UsageError
 from smalti.sampling import SamplerOptions
 
 Cells = Annotated[int, Field(ge=0, le=512)]
@@ -138,3 +139,14 @@ Request = Annotated[Generate | Keep | Inpaint | Stitch | Extend | Variations | H
 
 request_adapter: TypeAdapter[Request] = TypeAdapter(Request)
 """Parses a request from JSON."""
+
+
+def validated(fields: dict[str, Any]) -> Request:
+    """A request from its fields. Raises UsageError naming the first field that is wrong."""
+    try:
+        return request_adapter.validate_python(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"][1:])
+    message = first["msg"].removeprefix("Value error, ")
+    raise UsageError(f"{where}: {message}" if where else message, field=where or None)
