@@ -160,3 +160,9 @@ def test_schedules_begin_and_end_where_they_say() -> None:
 def test_refusals(field: str, value: Any) -> None:
     with pytest.raises(UsageError, match=field):
         options(**{field: value})
+
+
+def test_two_models_must_speak_of_the_same_codes() -> None:
+    for other in (ToyPrior.random(2, 2, 2), ToyPrior.random(1, 2, 3)):
+        with pytest.raises(UsageError, match="the same codes"):
+            GuidedDenoiser(CLASSES, other, scale=1.0)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smalti.errors import UsageError
 from smalti.sampling.denoiser import Denoiser
 from smalti.sampling.options import SamplerOptions
 from smalti.sampling.windows import Floats, Size
@@ -65,7 +66,10 @@ class GuidedDenoiser:
         cells: int | None = None,
     ) -> None:
         """scale: w, at least 0; 0 = `strong` alone. schedule: of `GUIDANCE_SCHEDULES`. weak: gets the same label;
-        None = `strong` without one. cells: those of a window that can be known, fewer than all on a small canvas."""
+        None = `strong` without one. cells: those of a window that can be known, fewer than all on a small canvas.
+        Raises UsageError if the two do not speak of the same codes and windows."""
+        if weak is not None and (weak.codebook_size, *weak.window) != (strong.codebook_size, *strong.window):
+            raise UsageError("a model can only be guided by one of the same codes and the same window", field="weak")
         self.strong, self.weak = strong, weak
         self.scale, self.schedule = scale, GUIDANCE_SCHEDULES[schedule]
         self.codebook_size, self.window = strong.codebook_size, strong.window
