@@ -266,3 +266,33 @@ def test_a_launcher_repeats_signals(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(KeyboardInterrupt):
         prior(RunFolder(tmp_path, Twice(5, signal.SIGINT)), 20, checkpoint_every=100)
     assert (tmp_path / "prior/checkpoints/last").read_text().strip() == "step-00000005"
+
+
+def test_float16_skips_a_step_that_overflows() -> None:
+    """The loss scale of a GPU, set up by hand on a CPU, which Accelerate gives none."""
+    gradients = Gradients(Processes("cpu"), "float32", 1)
+    accelerator = gradients._accelerator
+    accelerator.scaler, accelerator.native_amp = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=2), True
+    accelerator.state._mixed_precision = "fp16"
+    network = torch.nn.Linear(2, 1, bias=False)
+    learner, optimizer = gradients.learner(network), gradients.optimizer(torch.optim.SGD(network.parameters(), lr=0.1))
+
+    def step(factor: float) -> float:
+        with gradients.part(learner):
+            gradients.backward((network.weight.sum() * factor).sum())
+        norm = gradients.clip(network, optimizer, 100.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        return float(norm)
+
+    before = network.weight.detach().clone()
+    assert step(float("inf")) == 0.0, "no norm that a check for divergence would take for one"
+    assert torch.equal(network.weight, before)
+    assert step(3.0) == pytest.approx(3 * 2**0.5), "of gradients that are scaled back"
+    assert torch.allclose(network.weight, before - 0.3)
+    state = gradients.state()
+    assert state is not None
+    assert (state["scale"], state["_growth_tracker"]) == (2.0, 1)
+    accelerator.scaler = torch.amp.GradScaler("cpu")
+    gradients.load(state)
+    assert gradients.state() == state

@@ -30,7 +30,7 @@ from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
 from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts
 from smalti.training.inpaintings import draw_inpaintings
-from smalti.training.labels import Labels, dropped, resident_labels
+from smalti.training.labels import NO_LABEL, Labels, dropped, resident_labels
 from smalti.training.loop import Keeper, Pace, arithmetic, begin_with, check_finite, parts_before, restored
 from smalti.training.optimizers import OptimizerName, build_optimizer
 from smalti.training.parallel import Gradients, Precision, Processes
@@ -182,6 +182,8 @@ def train_prior(
             label = None
             if told is not None:
                 label = dropped(told[at], options.condition_dropout, derived_seed(seed, "classes", step))
+            elif config.n_classes:  # as if not given; but several processes wait for a gradient of every weight
+                label = torch.full_like(at, NO_LABEL)
             torch.manual_seed(derived_seed(seed, "prior", step) + processes.rank)  # dropout, if any
             generator = torch.Generator().manual_seed(derived_seed(seed, "masks", step))
             masked = draw_masks(table[at].long(), options.objective, generator=generator, label=label)
