@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from smalti.data import exists, load_pictures, open_source, split_shards
+from smalti.data import exists, load_pictures, open_source
 from smalti.data.sources import open_picture
 from smalti.data.sources.base import class_names
 from smalti.errors import DataError, InputError
@@ -118,18 +118,6 @@ def test_a_tar_of_an_ordinary_folder(tmp_path: Path) -> None:
     path = pack(tmp_path / "p.tar", {name: png(seed) for seed, name in enumerate(names)})
     same(path, [0, 1, 2])
     assert open_source(path).labels == ["cats", "cats", "dogs"]
-
-
-def test_every_shard_has_one_reader() -> None:
-    shards = [Path(f"{number:03d}.tar") for number in range(13)]
-    parts = [
-        split_shards(shards[::-1], rank=rank, ranks=3, worker=worker, workers=2)
-        for rank in range(3)
-        for worker in range(2)
-    ]
-    assert sorted(path for part in parts for path in part) == shards
-    with pytest.raises(DataError, match="too few for 8 process"):
-        split_shards(shards, rank=7, ranks=8, worker=1, workers=2)
 
 
 def test_shards_that_cannot_be_read(tmp_path: Path) -> None:

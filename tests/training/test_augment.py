@@ -79,7 +79,7 @@ def test_gradients_pass() -> None:
 
 def test_mirrored_turns_about_half() -> None:
     images = noise(400, 2, 4)
-    turned = mirrored(images, seeded(0))
+    turned = mirrored(images, torch.rand(400, generator=seeded(0)) < 0.5)
     flipped = (turned == images.flip(-1)).all(dim=(1, 2, 3))
     assert ((turned == images).all(dim=(1, 2, 3)) | flipped).all()
     assert 150 < int(flipped.sum()) < 250

@@ -146,9 +146,9 @@ def test_lecam_by_hand() -> None:
     lecam = LeCam(torch.device("cpu"), decay=0.5)
     real, fake = torch.tensor([2.0, 4.0]), torch.tensor([-1.0, 1.0])
     assert float(lecam.penalty(real, fake)) == pytest.approx((4 + 16) / 2 + (1 + 1) / 2)  # averages are 0 at first
-    lecam.update(real, fake, 0)  # decay 1/10
+    lecam.update(torch.stack([real.mean(), fake.mean()]), 0)  # decay 1/10
     assert torch.allclose(lecam.means, torch.tensor([2.7, 0.0]))
-    lecam.update(real, fake + 2, 100)  # decay 1/2
+    lecam.update(torch.stack([real.mean(), fake.mean() + 2]), 100)  # decay 1/2
     assert torch.allclose(lecam.means, torch.tensor([2.85, 1.0]))
     expected = ((2 - 1) ** 2 + (4 - 1) ** 2) / 2 + ((-1 - 2.85) ** 2 + (1 - 2.85) ** 2) / 2
     assert float(lecam.penalty(real, fake)) == pytest.approx(expected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -61,19 +62,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
             raise KeyboardInterrupt  # Typer turns it into an exit code; we want the sentence below as well
         return code if isinstance(code, int) else 0
     except SmaltiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return error.exit_code
     except typer.TyperException as error:
         # one line instead of a usage box; without a command the help was printed and there is nothing to add
         if message := error.format_message():
-            print(f"error: {message.rstrip('.')}; see --help", file=sys.stderr)
+            _say(f"error: {message.rstrip('.')}; see --help")
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
-        print("interrupted: what was finished is kept", file=sys.stderr)
+        _say("interrupted: what was finished is kept")
         return INTERRUPTED
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our stdout has gone, e.g. `| head`
         return 1
+
+
+def _say(text: str) -> None:
+    """A line on stderr, once per machine: a launcher starts many processes, and all meet the same mistake."""
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr)
 
 
 def main() -> None:

@@ -44,8 +44,10 @@ def train(
         smalti train churches.yaml --set prior.steps=20000 --resume
 
         smalti train my-pictures/ --track tensorboard
+
+    On several GPUs, start the same with: torchrun --nproc-per-node 4 -m smalti train ... (or accelerate launch -m).
     """
-    from smalti.training import recipe_for
+    from smalti.training import leads, recipe_for
     from smalti.training import train as run_training
     from smalti.training.progress import TerminalProgress
 
@@ -53,4 +55,5 @@ def train(
     folder = run_training(
         recipe_for(recipe, changed, preset=preset), resume=resume, progress=None if quiet else TerminalProgress()
     )
-    print(folder)
+    if leads():
+        print(folder)

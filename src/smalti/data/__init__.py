@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from smalti.data.code_cache import as_images, cached_codes, code_labels, tokenizer_hash
 from smalti.data.pictures import Pictures, load_pictures, split
-from smalti.data.sources import Source, exists, open_source, split_shards
+from smalti.data.sources import Source, exists, open_source
 
 __all__ = [
     "Pictures",
@@ -16,6 +16,5 @@ __all__ = [
     "load_pictures",
     "open_source",
     "split",
-    "split_shards",
     "tokenizer_hash",
 ]

@@ -12,8 +12,11 @@ from smalti.prior.kernels import InferenceDenoiser, fastest_dtype, optimize_for_
 from smalti.prior.masking import Noised, RatioLaw, exact_masks, hide, mask_counts, q_sample, q_sample_fixed, quantile
 from smalti.prior.objectives import (
     LossTerms,
+    Masked,
     ObjectiveOptions,
     bits_per_dimension,
+    draw_masks,
+    masked_loss,
     paper_elbo,
     paper_loss,
     stratified_elbo,
@@ -33,6 +36,9 @@ __all__ = [
     "LossTerms",
     "ObjectiveOptions",
     "training_loss",
+    "Masked",
+    "draw_masks",
+    "masked_loss",
     "paper_loss",
     "paper_elbo",
     "stratified_elbo",

@@ -207,28 +207,40 @@ def _terms(loss: Tensor, values: Tensor, ce_sum: Tensor, counts: Tensor, cells: 
     return LossTerms(loss, values.detach(), mlm(ce_sum, counts).detach(), counts / cells)
 
 
-def training_loss(
-    denoiser: RowDenoiser,
+class Masked(NamedTuple):
+    """A batch and which of its cells are hidden. Any of its rows can be evaluated alone: `rows`."""
+
+    codes: Codes
+    """int64 `(n, h, w)`, clean; rolled sideways where `placed` is False."""
+    mask: Tensor
+    """bool like `codes`, on the CPU; True = hidden."""
+    steps: Tensor | None = None
+    """int64 `(n,)` in 1..T, for the paper's objectives."""
+    placed: Tensor | None = None
+    """bool `(n,)`; None = all are whole pictures."""
+    label: Tensor | None = None
+    """int64 `(n,)`, the class of each picture, if there are classes."""
+
+    def rows(self, rows: slice) -> Masked:
+        """The pictures `rows` of the batch, hidden as they are in it."""
+        return Masked(*(None if value is None else value[rows] for value in self))  # type: ignore[arg-type]
+
+
+def draw_masks(
     codes: Codes,
-    options: ObjectiveOptions | None = None,
+    options: ObjectiveOptions,
     *,
     generator: torch.Generator | None = None,
     label: Tensor | None = None,
-) -> LossTerms:
-    """Hide some cells of clean codes `(n, h, w)` at random and evaluate the chosen objective.
-
-    generator: a CPU generator, so that masks do not depend on the device; None = torch's global one.
-    With `options.complementary` the terms have 2n samples.
-    """
-    options = options or ObjectiveOptions()
+) -> Masked:
+    """Hide some cells of clean codes `(n, h, w)` at random, as the objective wants it; see `training_loss`."""
     n, cells = len(codes), codes[0].numel()
     uniforms = torch.rand(n, cells, generator=generator)
     if options.name != "beta":
         t = torch.randint(1, options.total_steps + 1, (n,), generator=generator)
         noise = q_sample if options.schedule == "random" else q_sample_fixed
-        mask = noise(torch.zeros(n, cells, dtype=torch.int64), t, options.total_steps, uniforms).mask.view(codes.shape)
-        noised = Noised(hide(codes, mask.to(codes.device)).codes, mask)
-        return paper_loss(denoiser, codes, noised, t.to(codes.device), options.total_steps, options.name, label)
+        mask = noise(torch.zeros(n, cells, dtype=torch.int64), t, options.total_steps, uniforms).mask
+        return Masked(codes, mask.view(codes.shape), steps=t, label=label)
     placed = None
     if options.roll:
         codes, placed = rolled(codes, options.roll, generator)
@@ -236,7 +248,17 @@ def training_loss(
     counts = mask_counts(ratios, cells)
     if options.complementary:
         counts = counts.clamp(max=max(1, cells - 1))  # the complement must ask something too
-    mask = exact_masks(counts, uniforms).view(codes.shape)
+    return Masked(codes, exact_masks(counts, uniforms).view(codes.shape), placed=placed, label=label)
+
+
+def masked_loss(denoiser: RowDenoiser, masked: Masked, options: ObjectiveOptions) -> LossTerms:
+    """The chosen objective of a batch whose cells are hidden already, or of some rows of one."""
+    codes, mask, steps, placed, label = masked
+    if options.name != "beta":
+        assert steps is not None, "masks of another objective"
+        noised = Noised(hide(codes, mask.to(codes.device)).codes, mask)
+        steps = steps.to(codes.device)
+        return paper_loss(denoiser, codes, noised, steps, options.total_steps, options.name, label)
     if options.complementary:
         mask, codes = complementary_pairs(mask), torch.cat([codes, codes])
         label = None if label is None else torch.cat([label, label])
@@ -251,6 +273,23 @@ def training_loss(
         label_smoothing=options.label_smoothing,
         placed=placed,
     )
+
+
+def training_loss(
+    denoiser: RowDenoiser,
+    codes: Codes,
+    options: ObjectiveOptions | None = None,
+    *,
+    generator: torch.Generator | None = None,
+    label: Tensor | None = None,
+) -> LossTerms:
+    """Hide some cells of clean codes `(n, h, w)` at random and evaluate the chosen objective.
+
+    generator: a CPU generator, so that masks do not depend on the device; None = torch's global one.
+    With `options.complementary` the terms have 2n samples.
+    """
+    options = options or ObjectiveOptions()
+    return masked_loss(denoiser, draw_masks(codes, options, generator=generator, label=label), options)
 
 
 def rolled(codes: Codes, share: float, generator: torch.Generator | None = None) -> tuple[Codes, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from smalti.training.losses import Losses
 from smalti.training.own_pictures import recipe_for
+from smalti.training.parallel import leads
 from smalti.training.prior_stage import PriorOptions, train_prior
 from smalti.training.progress import Progress, Report, SilentProgress
 from smalti.training.recipe import Recipe, load_recipe, preset_names
@@ -23,6 +24,7 @@ __all__ = [
     "SilentProgress",
     "TokenizerOptions",
     "export",
+    "leads",
     "load_recipe",
     "preset_names",
     "recipe_for",

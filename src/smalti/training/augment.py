@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Literal
 
@@ -14,9 +15,8 @@ from smalti.types import Images
 Augmentation = Literal["colour", "translation", "cutout"]
 
 
-def mirrored(images: Images, generator: torch.Generator) -> Images:
-    """Each picture mirrored with probability 1/2."""
-    turn = torch.rand(len(images), generator=generator) < 0.5
+def mirrored(images: Images, turn: Tensor) -> Images:
+    """The pictures where bool `(n,)` `turn` is True as in a mirror, the others as they are."""
     return torch.where(turn.to(images.device)[:, None, None, None], images.flip(-1), images)
 
 
@@ -35,6 +35,12 @@ class DiffAugment:
         of half the height and width. size: height and width. generator: of the CPU; None = torch's global one."""
         self._policy, self._size = tuple(policy), size
         self._draws = {name: torch.rand(3, count, generator=generator) for name in self._policy}
+
+    def rows(self, rows: slice) -> DiffAugment:
+        """The same draw for some pictures of the batch."""
+        part = copy.copy(self)
+        part._draws = {name: draws[:, rows] for name, draws in self._draws.items()}
+        return part
 
     def __call__(self, images: Images) -> Images:
         """images `(n, 3, H, W)` in [-1, 1] -> the same, changed."""

@@ -220,5 +220,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
     optimizer.load_state_dict(state)
     for weight, moments in optimizer.state.items():
         for name, value in moments.items():
-            if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+            if not isinstance(value, Tensor) or value.shape != weight.shape:
+                continue
+            if hasattr(weight, "placements"):  # divided among processes
+                from torch.distributed.tensor import distribute_tensor
+
+                moments[name] = distribute_tensor(value, weight.device_mesh, weight.placements)  # type: ignore[attr-defined]
+            elif value.stride() != weight.stride():
                 moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)

@@ -7,6 +7,7 @@ PatchGAN (Isola et al., CVPR 2017) with blurred downsampling (Zhang, ICML 2019),
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -73,13 +74,20 @@ def matching_loss(fake: list[Tensor], real: list[Tensor]) -> Tensor:
     return torch.stack([(a.float() - b.detach().float()).abs().mean() for a, b in pairs]).mean()
 
 
-def adaptive_weight(near: Tensor, adversarial: Tensor, last: Tensor, most: float = 1e4) -> Tensor:
+def adaptive_weight(
+    near: Tensor,
+    adversarial: Tensor,
+    last: Tensor,
+    most: float = 1e4,
+    mean: Callable[[Tensor], Tensor] = lambda pull: pull,
+) -> Tensor:
     """The factor, in 0..`most`, at which the critic pulls the last kernel as strongly as the reconstruction does.
 
     |d near / d last| / (|d adversarial / d last| + 1e-4), without gradient (Esser et al., taming-transformers, CVPR
-    2021, eq. 7, with the code's constants). near: the reconstruction losses; last: the kernel that writes the pixels.
+    2021, eq. 7, with the code's constants). near: the reconstruction losses; last: the kernel that writes the pixels;
+    mean: of a gradient over the processes that share the batch.
     """
-    pulls = [torch.autograd.grad(loss, last, retain_graph=True)[0].float() for loss in (near, adversarial)]
+    pulls = [mean(torch.autograd.grad(loss, last, retain_graph=True)[0].float()) for loss in (near, adversarial)]
     ratio: Tensor = torch.linalg.vector_norm(pulls[0]) / (torch.linalg.vector_norm(pulls[1]) + 1e-4)
     return ratio.clamp(max=most)
 
@@ -102,7 +110,6 @@ class LeCam:
         return penalty
 
     @torch.no_grad()
-    def update(self, real: Tensor, fake: Tensor, step: int) -> None:
-        """Move the averages towards the scores of the critic's step `step` (from 0)."""
-        now = torch.stack([real.float().mean(), fake.float().mean()])
-        self.means.lerp_(now, 1 - min(self.decay, (1 + step) / (10 + step)))
+    def update(self, scores: Tensor, step: int) -> None:
+        """Move the averages towards the mean scores `(2,)` (real, fake) of the critic's step `step` (from 0)."""
+        self.means.lerp_(scores, 1 - min(self.decay, (1 + step) / (10 + step)))

@@ -9,7 +9,8 @@ from smalti.prior import AbsorbingTransformer
 from smalti.sampling import SamplerOptions, fill
 from smalti.tokenizer import VQGAN
 from smalti.training.grids import interleave
-from smalti.training.loop import Precision, arithmetic
+from smalti.training.loop import arithmetic
+from smalti.training.parallel import Precision
 from smalti.training.runs import StageFolder
 from smalti.types import EMPTY, Codes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -15,14 +15,13 @@ from smalti.errors import ModelError, UsageError
 from smalti.prior import AbsorbingTransformer, fastest_dtype
 from smalti.tokenizer import VQGAN
 from smalti.training.checkpoints import State
+from smalti.training.parallel import Precision, Processes
 from smalti.training.runs import Interruption, StageFolder
 from smalti.training.schedules import Clock
 
-Precision = Literal["auto", "float32", "bfloat16"]
-
 
 def arithmetic(precision: Precision, device: torch.device) -> AbstractContextManager[Any]:
-    """Autocast to bfloat16 where asked for, or where the processor has it."""
+    """Autocast for what needs no gradients: to the format asked for, or to bfloat16 where the processor has it."""
     dtype = fastest_dtype(device) if precision == "auto" else getattr(torch, precision)
     return torch.autocast(device.type, dtype) if dtype != torch.float32 else nullcontext()
 
@@ -37,22 +36,45 @@ def begin_with(start: VQGAN | AbsorbingTransformer, config: BaseModel, *networks
         network.load_state_dict(start.state_dict())
 
 
+def restored(
+    stage: StageFolder, resume: bool, processes: Processes, *, model: str, data: str
+) -> State | None:
+    """`StageFolder.restore`, and a look whether all processes found the same."""
+    state = stage.restore(resume, model=model, data=data)
+    if not processes.same(-1 if state is None else state["step"]):
+        raise ModelError(
+            f"the processes do not see the same checkpoints in {stage.checkpoints}: the run's folder has to be on a "
+            "disk that all machines share"
+        )
+    return state
+
+
 class Keeper:
     """Saves checkpoints when due, when asked to stop, and at the end; never one with NaN in it."""
 
     def __init__(
-        self, stage: StageFolder, every: int, snapshot: Callable[[], State], wish: Interruption, saved: int | None
+        self,
+        stage: StageFolder,
+        every: int,
+        snapshot: Callable[[], State],
+        wish: Interruption,
+        saved: int | None,
+        processes: Processes,
     ) -> None:
         """snapshot: the state to save now. saved: the step of the checkpoint that the run started from, if any."""
         self._stage, self._every, self._snapshot, self._wish = stage, every, snapshot, wish
-        self._saved = saved
+        self._saved, self._processes = saved, processes
 
     def after(self, step: int, loss: Tensor) -> None:
-        """To be called after each step. Raises KeyboardInterrupt or SystemExit, once all is saved, if asked to stop."""
-        if step % self._every == 0 or self._wish.made:
+        """To be called after each step. Raises KeyboardInterrupt or SystemExit, once all is saved, if asked to stop.
+
+        If any process was asked, all stop here.
+        """
+        stop = int(self._processes.most(self._wish.made or 0))
+        if step % self._every == 0 or stop:
             self.save(step, loss)
-        if self._wish.made:
-            self._wish.grant()
+        if stop:
+            self._wish.grant(stop)
 
     def save(self, step: int, loss: Tensor) -> None:
         """A checkpoint of `step`, unless there is one. Raises ModelError if the run has diverged."""
@@ -68,11 +90,12 @@ class Keeper:
             self._write(step, loss)
 
     def _write(self, step: int, loss: Tensor) -> None:
-        check_finite({"loss": float(loss)}, self._stage, step)
-        state = self._snapshot()
+        check_finite({"loss": float(self._processes.mean(loss))}, self._stage, step)
+        state = self._processes.whole(self._snapshot())
         # a finite loss says nothing of the update that followed it, nor of the critic's
         check_finite(dict.fromkeys(not_finite(state)[:3], math.nan), self._stage, step)
-        self._stage.save(step, state)
+        with self._processes.first():  # whoever stops or goes on here finds it written
+            self._stage.save(step, state)
         self._saved = step
 
 
@@ -97,6 +120,12 @@ def not_finite(state: Any, name: str = "") -> list[str]:
     else:
         return []
     return [bad for key, value in inner for bad in not_finite(value, f"{name}.{key}".lstrip("."))]
+
+
+def parts_before(state: State | None, wanted: int, pictures: int) -> int:
+    """In how many parts a process computes its `pictures`: as the resumed run did, whose last bits depend on it."""
+    before = 1 if state is None else int(state.get("parts", 1))
+    return max(wanted, before) if pictures % max(wanted, before) == 0 else wanted
 
 
 class Pace:

@@ -16,20 +16,24 @@ from smalti.files import sha256_bytes
 from smalti.prior import (
     AbsorbingTransformer,
     LossTerms,
+    Masked,
     ObjectiveOptions,
     PriorConfig,
+    draw_masks,
+    masked_loss,
     stratified_elbo,
-    training_loss,
 )
 from smalti.sampling import SamplerOptions, fill
 from smalti.tokenizer import VQGAN
-from smalti.training.batches import Batches, derived_seed
+from smalti.training.batches import Batches, check_batch, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
+from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts
 from smalti.training.inpaintings import draw_inpaintings
-from smalti.training.labels import Labels, dropped, resident_labels
-from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
+from smalti.training.labels import NO_LABEL, Labels, dropped, resident_labels
+from smalti.training.loop import Keeper, Pace, arithmetic, begin_with, check_finite, parts_before, restored
 from smalti.training.optimizers import OptimizerName, build_optimizer
+from smalti.training.parallel import Gradients, Precision, Processes
 from smalti.training.progress import Report
 from smalti.training.runs import Interruption, RunFolder, StageFolder
 from smalti.training.schedules import Clock, LearningRate, Length
@@ -46,9 +50,11 @@ class PriorOptions(Length):
     objective: ObjectiveOptions = ObjectiveOptions()
     """The loss."""
     batch: Annotated[int, Field(ge=1)] = 32
-    """Pictures per optimizer step."""
+    """Pictures per optimizer step, of all processes together."""
     accumulate: Annotated[int, Field(ge=1)] = 1
-    """Parts in which a batch is computed, to save memory; a divisor of `batch`."""
+    """Parts in which each process computes its share of a batch, to save memory; more if memory asks for it."""
+    shard: bool = False
+    """Divide weights, average and moments among the processes (FSDP2): for a prior too large for one GPU."""
     learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=200)
     """Learning rate and its course."""
     optimizer: OptimizerName = "adamw"
@@ -64,7 +70,7 @@ class PriorOptions(Length):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the averaged weights, which are the ones that are kept."""
     precision: Precision = "auto"
-    """Arithmetic of the network: auto = bfloat16 where the processor has it."""
+    """Arithmetic of the network: auto = bfloat16 where the processor has it; float16 is for GPUs without it."""
     log_every: Annotated[int, Field(ge=1)] = 50
     """Steps between two lines of metrics.jsonl."""
     checkpoint_every: Annotated[int, Field(ge=1)] = 500
@@ -102,7 +108,8 @@ def train_prior(
     same configuration. resume: go on from the run's newest checkpoint.
     Raises UsageError for codes and configuration that do not fit together; see `StageFolder.restore` for the rest.
     """
-    device = torch.device(device)
+    processes = Processes(device)
+    device, timed = processes.device, options.budget_minutes is not None
     table, held = resident(codes, config, device), None
     if validation is not None and len(validation):
         held = resident(validation[: options.validation_pictures], config, device)
@@ -111,70 +118,99 @@ def train_prior(
         told = resident_labels(labels, len(table), config.n_classes, device)
         if held is not None and validation_labels is not None:
             held_told = resident_labels(validation_labels[: len(held)], len(held), config.n_classes, device)
-    if options.batch % options.accumulate:
-        raise UsageError(f"batch {options.batch} cannot be computed in {options.accumulate} equal parts")
+    check_batch("prior", options.batch, options.accumulate, processes.count, len(table))
+    divided = _divided(options, processes)
     stage = run.stage("prior")
     digest = sha256_bytes(b"".join(t.cpu().numpy().tobytes() for t in (table, told) if t is not None))
-    state = stage.restore(resume, model=config.model_dump_json(), data=digest)
+    state = restored(stage, resume, processes, model=config.model_dump_json(), data=digest)
     batches = Batches(len(table), options.batch, seed)
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interruption() as wish:
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        Interruption(launched=processes.launched) as wish,
+        explained_memory("prior"),
+    ):
         torch.manual_seed(derived_seed(seed, "prior"))
         network = AbsorbingTransformer(config).to(device).train()
         ema = Ema(network, options.ema)
-        optimizer = build_optimizer(network, options.optimizer, weight_decay=options.weight_decay, betas=options.betas)
-        step, clock, tally = 0, Clock(), Tally()
+        weights = network.parameter_count
+        step, tally = 0, Tally()
         if state is not None:
             network.load_state_dict(state["network"])
             ema.model.load_state_dict(state["ema"])
-            load_optimizer(optimizer, state["optimizer"])
-            step, clock = int(state["step"]), Clock(state["elapsed"])
+            step = int(state["step"])
         elif start is not None:
             begin_with(start, config, network, ema.model)
+        if divided:
+            processes.shard([network, ema.model], "blocks", ("at_cells", "at_rows"))
+        optimizer = build_optimizer(network, options.optimizer, weight_decay=options.weight_decay, betas=options.betas)
+        parts = plan_parts(
+            "prior",
+            lambda n: rehearse(network, table, n, options),
+            processes,
+            options,
+            batch=options.batch,
+            parts=parts_before(state, options.accumulate, options.batch // processes.count),
+            weights=weights,
+            standing=bytes_of([network, ema.model]),
+            moments=moments_of([optimizer]),
+            message=run.progress.message,
+        )
+        gradients = Gradients(processes, options.precision, parts)
+        learner = network if divided else gradients.learner(network)
+        if state is not None:
+            load_optimizer(optimizer, state["optimizer"])
+            gradients.load(state.get("scaler"))
+        optimizer = gradients.optimizer(optimizer)
         keeper = Keeper(
             stage,
             options.checkpoint_every,
-            lambda: snapshot(network, ema, optimizer, clock),
+            lambda: snapshot(network, ema, optimizer, clock) | {"scaler": gradients.state(), "parts": parts},
             wish,
             None if state is None else step,
+            processes,
         )
         loss: Tensor | None = None
-        pace = Pace(step * options.batch)
+        clock, pace = Clock(0.0 if state is None else state["elapsed"]), Pace(step * options.batch)
+        elapsed = processes.most(clock.elapsed)
 
-        while (progress := options.progress(step, clock.elapsed)) < 1:
+        while (progress := options.progress(step, elapsed)) < 1:
             rate = options.learning_rate.at(step, progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            at = torch.from_numpy(batches.at(step)).to(device)
-            parts = table[at].long().chunk(options.accumulate)  # (batch, h, w)
-            conditions: Sequence[Tensor | None] = [None] * len(parts)
+            at = torch.from_numpy(batches.at(step)).to(device)  # of the batch of all processes
+            label = None
             if told is not None:
-                chosen = dropped(told[at], options.condition_dropout, derived_seed(seed, "classes", step))
-                conditions = chosen.chunk(options.accumulate)
-            torch.manual_seed(derived_seed(seed, "prior", step))  # dropout, if any
+                label = dropped(told[at], options.condition_dropout, derived_seed(seed, "classes", step))
+            elif config.n_classes:  # as if not given; but several processes wait for a gradient of every weight
+                label = torch.full_like(at, NO_LABEL)
+            torch.manual_seed(derived_seed(seed, "prior", step) + processes.rank)  # dropout, if any
             generator = torch.Generator().manual_seed(derived_seed(seed, "masks", step))
-            for part, label in zip(parts, conditions, strict=True):
-                with arithmetic(options.precision, device):
-                    terms = training_loss(network, part, options.objective, generator=generator, label=label)
-                torch.autograd.backward(terms.loss / options.accumulate)
+            masked = draw_masks(table[at].long(), options.objective, generator=generator, label=label)
+            for part in range(parts):
+                with gradients.part(learner):
+                    with gradients.autocast():
+                        terms = masked_loss(learner, masked.rows(processes.rows(part, parts)), options.objective)
+                    gradients.backward(terms.loss)
                 tally.add(terms)
             loss = terms.loss.detach()
-            norm = nn.utils.clip_grad_norm_(network.parameters(), options.clip)
+            norm = gradients.clip(network, optimizer, options.clip)
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             ema.update(network, step)
             step += 1
-            last = options.progress(step, clock.elapsed) >= 1
+            elapsed = processes.most(clock.elapsed) if timed else clock.elapsed
+            last = options.progress(step, elapsed) >= 1
 
             values: dict[str, float] = {}
             if held is not None and (last or step % options.validate_every == 0):
                 values["validation_bits_per_token"] = validate(ema.model, held, options.precision, seed, held_told)
             if last or step % options.log_every == 0 or values:
-                values |= tally.flush() | {"gradient_norm": float(norm), "learning_rate": rate}
+                values |= tally.flush(processes) | {"gradient_norm": float(norm), "learning_rate": rate}
                 check_finite(values, stage, step)
-                done = options.progress(step, clock.elapsed)
+                done = options.progress(step, elapsed)
                 values["epoch"] = batches.epoch(step)
-                stage.report(Report("prior", step, done, clock.elapsed, pace.now(step * options.batch), values))
+                stage.report(Report("prior", step, done, elapsed, pace.now(step * options.batch), values))
             if tokenizer is not None and options.samples and (last or step % options.sample_every == 0):
                 draw_samples(stage, step, ema.model, tokenizer, options, seed, labelled=told is not None)
                 if held is not None:
@@ -182,8 +218,12 @@ def train_prior(
                         stage, step, ema.model, tokenizer, held.long(), options.precision, seed, held_told
                     )
             keeper.after(step, loss)
-        keeper.finish(step, loss, timed=options.budget_minutes is not None)
-    return ema.model
+        keeper.finish(step, loss, timed=timed)
+    if not divided:
+        return ema.model
+    averaged = AbsorbingTransformer(config).to(device).eval().requires_grad_(False)
+    averaged.load_state_dict(processes.whole(ema.model.state_dict()))
+    return averaged
 
 
 # --- parts of the loop ------------------------------------------------------------------------------------------------
@@ -205,6 +245,26 @@ def resident(codes: npt.NDArray[np.integer[Any]] | Tensor, config: PriorConfig, 
         )
     small = np.int16 if config.codebook_size <= 2**15 else np.int32
     return torch.from_numpy(array.astype(small)).to(device)
+
+
+def rehearse(network: AbsorbingTransformer, table: Tensor, count: int, options: PriorOptions) -> None:
+    """A forward and backward pass over `count` pictures with every second cell hidden: half of them, as on average."""
+    codes = table[torch.arange(count, device=table.device) % len(table)].long()
+    hidden = (torch.arange(codes.numel()) % 2 == 0).view(codes.shape)
+    steps = torch.full((count,), max(1, options.objective.total_steps // 2))
+    with arithmetic(options.precision, table.device):
+        loss = masked_loss(network, Masked(codes, hidden, steps), options.objective).loss
+    torch.autograd.backward(loss)
+    network.zero_grad(set_to_none=True)
+
+
+def _divided(options: PriorOptions, processes: Processes) -> bool:
+    """Whether weights are divided. Raises UsageError for what cannot be divided."""
+    if options.shard and options.optimizer != "adamw":
+        raise UsageError("prior.shard: Muon needs whole matrices; set prior.optimizer to adamw", field="prior.shard")
+    if options.shard and options.precision == "float16":
+        raise UsageError("prior.shard: choose bfloat16 or float32", field="prior.precision")
+    return options.shard and processes.count > 1
 
 
 def snapshot(network: nn.Module, ema: Ema[Any], optimizer: torch.optim.Optimizer, clock: Clock) -> State:
@@ -266,16 +326,16 @@ class Tally:
     def add(self, terms: LossTerms) -> None:
         self._terms.append(LossTerms(*(t.detach() for t in terms)))
 
-    def flush(self) -> dict[str, float]:
+    def flush(self, processes: Processes) -> dict[str, float]:
         """Means since the last call: the loss, nats per masked cell, and the same in quarters of the masked share."""
         nats, ratio = (torch.cat([getattr(t, name) for t in self._terms]).float() for name in ("nats", "ratio"))
-        values = {
-            "loss": float(torch.stack([t.loss for t in self._terms]).float().mean()),
-            "nats_per_masked": float(nats.mean()),
-        }
         quarter = (ratio * 4).long().clamp(0, 3)
-        for i in range(4):
-            if (quarter == i).any():
-                values[f"nats_masked_{25 * i}_{25 * (i + 1)}"] = float(nats[quarter == i].mean())
+        named = {"loss": torch.stack([t.loss for t in self._terms]).float(), "nats_per_masked": nats}
+        named |= {f"nats_masked_{25 * i}_{25 * (i + 1)}": nats[quarter == i] for i in range(4)}
+        sums = torch.stack([torch.stack([v.sum(), v.new_tensor(len(v))]) for v in named.values()])
         self._terms.clear()
-        return values
+        return {
+            name: total / count
+            for name, (total, count) in zip(named, processes.total(sums).tolist(), strict=True)
+            if count
+        }

@@ -20,6 +20,8 @@ from smalti.prior import PriorConfig
 from smalti.sampling import SamplerOptions
 from smalti.tokenizer import SIZES as TOKENIZER_SIZES
 from smalti.tokenizer import TokenizerConfig
+from smalti.training.batches import check_batch
+from smalti.training.parallel import processes_planned
 from smalti.training.prior_stage import PriorOptions
 from smalti.training.tokenizer_stage import TokenizerOptions
 from smalti.training.tracking import TrackerName
@@ -149,6 +151,15 @@ class Recipe(BaseModel):
                              field="data.size")  # fmt: skip
         self.prior_config(1024, cell)
         SamplerOptions(**self.sampler)
+        self.check_batches(processes_planned())
+
+    def check_batches(self, processes: int, pictures: int | None = None) -> None:
+        """Raise UsageError for a batch that cannot be divided among `processes`, or is larger than the data set."""
+        if self.stage != "prior" and self.from_model is None:
+            check_batch("tokenizer", self.tokenizer.batch, self.tokenizer.accumulate, processes, pictures)
+        if self.stage in ("both", "prior"):
+            views = None if pictures is None else pictures * (2 if self.data.flip else 1)
+            check_batch("prior", self.prior.batch, self.prior.accumulate, processes, views)
 
     def _check_codes(self) -> None:
         if self.stage != "prior":

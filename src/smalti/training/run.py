@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -24,12 +25,14 @@ from smalti.training.checkpoints import latest_checkpoint, load_checkpoint
 from smalti.training.given_codes import given_codes
 from smalti.training.history import is_run, read_history
 from smalti.training.overview import announced
+from smalti.training.parallel import Processes
 from smalti.training.prior_stage import train_prior, validate
 from smalti.training.progress import Progress, Report, Several, SilentProgress, duration
 from smalti.training.recipe import Recipe, load_recipe
+from smalti.training.reconstructions import measure
 from smalti.training.runs import RunFolder
 from smalti.training.schedules import Clock
-from smalti.training.tokenizer_stage import measure, train_tokenizer
+from smalti.training.tokenizer_stage import train_tokenizer
 from smalti.training.tracking import TrackerProgress
 from smalti.training.warnings import WarningProgress
 
@@ -41,24 +44,30 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
 
     resume: go on from the newest checkpoints of the run's folder; it is an error if there are none. Without it, it is
     an error if there are any. Raises SmaltiError with one line for whatever a user can get wrong; KeyboardInterrupt or
-    SystemExit(143) after Ctrl-C or SIGTERM, once a checkpoint is written.
+    SystemExit(143) after Ctrl-C or SIGTERM, once a checkpoint is written. In each of several processes that a launcher
+    started (Accelerate, torchrun) it does its part; the first one writes. The run's folder must then be on a disk that
+    all share.
     """
     recipe.check()
-    watcher = watching(recipe, progress or SilentProgress())
-    run = RunFolder(recipe.folder, watcher)
+    processes = Processes(_device(recipe.device))
+    device = processes.device
+    watcher = watching(recipe, progress or SilentProgress()) if processes.leads else SilentProgress()
+    run = RunFolder(recipe.folder, watcher, writes=processes.leads)
     _check_resume(run, recipe, resume)
-    device = _device(recipe.device)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    with announced(run.path), watcher:
+    with announced(run.path) if run.writes else nullcontext(), watcher:
         facts: dict[str, Any] = {}
         labels = held_labels = None
         if recipe.data.codes is not None:
             tokenizer = _tokenizer(recipe, run, None, resume, device)
             codes, held = given_codes(recipe.data, tokenizer.codebook_size, tokenizer.cell)
+            recipe.check_batches(processes.count, len(codes))
             run.write_config(recipe.model_dump(mode="json"))
         else:
-            training, validation = pictures = _pictures(recipe, run)
+            with processes.first():
+                training, validation = pictures = _pictures(recipe, run)
+            recipe.check_batches(processes.count, len(training))
             if recipe.data.labels:
                 recipe = _with_classes(recipe, training.classes)
                 pictures = training, validation = _labelled(recipe, training), _labelled(recipe, validation, held=True)
@@ -68,8 +77,10 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
             facts = measure(tokenizer, validation, device)
             if recipe.stage in ("tokenizer", "decoder"):
                 return _save(recipe, run, tokenizer, _start(recipe).prior if recipe.stage == "decoder" else None, facts)
-            codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
-            held = cached_codes(validation, tokenizer, run.cache)
+            processes.alike(tokenizer)  # codes are cached by its weights
+            with processes.first():
+                codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
+                held = cached_codes(validation, tokenizer, run.cache)
             if recipe.data.labels:
                 # mixed, as its first pictures stand for all of them and folders come class by class
                 mixed = permutation(0, Purpose.CHOOSE, len(held))
@@ -268,7 +279,8 @@ def _encoding(run: RunFolder) -> Any:
 def _save(
     recipe: Recipe, run: RunFolder, tokenizer: VQGAN, prior: AbsorbingTransformer | None, metrics: dict[str, Any]
 ) -> Path:
-    _write(recipe, run.model, tokenizer, prior, _how(recipe, run) | {"metrics": metrics}, force=True)
+    if run.writes:
+        _write(recipe, run.model, tokenizer, prior, _how(recipe, run) | {"metrics": metrics}, force=True)
     run.progress.message(f"model: {run.model}")
     return run.model
 

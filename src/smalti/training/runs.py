@@ -39,9 +39,10 @@ from smalti.types import Images
 class RunFolder:
     """Where a run keeps its things. Nothing is created before the first write."""
 
-    def __init__(self, path: str | Path, progress: Progress | None = None) -> None:
-        self.path = Path(path)
-        self.progress: Progress = progress or SilentProgress()
+    def __init__(self, path: str | Path, progress: Progress | None = None, *, writes: bool = True) -> None:
+        """writes: False in all processes of a run but the first: they read, and neither write nor speak."""
+        self.path, self.writes = Path(path), writes
+        self.progress: Progress = progress if progress is not None and writes else SilentProgress()
 
     @property
     def cache(self) -> Path:
@@ -53,6 +54,8 @@ class RunFolder:
 
     def write_config(self, resolved: dict[str, Any]) -> None:
         """Keep the complete recipe and the environment beside the results."""
+        if not self.writes:
+            return
         _replace_text(self.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         _replace_text(self.path / "env.json", json.dumps(environment(), indent=1) + "\n")
 
@@ -90,7 +93,8 @@ class StageFolder:
             raise DataError(f"the training data changed since {path} was saved: start again in another `run`")
         if state.get("model", model) != model:
             raise UsageError(f"{path} is of another {self.name} configuration: go on with the recipe it began with")
-        _drop_metrics_after(self.run.path / "metrics.jsonl", self.name, int(state["step"]))
+        if self.run.writes:
+            _drop_metrics_after(self.run.path / "metrics.jsonl", self.name, int(state["step"]))
         self.run.progress.message(f"{self.name}: going on after step {state['step']}")
         return state
 
@@ -98,13 +102,15 @@ class StageFolder:
         """Whether an earlier process left anything to resume (or a damaged rest of it)."""
         return self.checkpoints.is_dir() and any(p.name.startswith("step-") for p in self.checkpoints.iterdir())
 
-    def save(self, step: int, state: State) -> Path:
+    def save(self, step: int, state: State) -> None:
         """A checkpoint of `state`, which becomes the newest."""
-        return save_checkpoint(self.checkpoints, step, {**state, **self._identity, "step": step}, keep=self.keep)
+        if self.run.writes:
+            save_checkpoint(self.checkpoints, step, {**state, **self._identity, "step": step}, keep=self.keep)
 
-    def save_best(self, step: int, state: State) -> Path:
+    def save_best(self, step: int, state: State) -> None:
         """Keep `state` in `best/`, apart from the newest ones."""
-        return save_checkpoint(self.checkpoints.parent / "best", step, {**state, "step": step}, keep=1)
+        if self.run.writes:
+            save_checkpoint(self.checkpoints.parent / "best", step, {**state, "step": step}, keep=1)
 
     def best(self) -> State | None:
         """What `save_best` kept last, if it is undamaged."""
@@ -113,6 +119,8 @@ class StageFolder:
 
     def report(self, report: Report) -> None:
         """One line in metrics.jsonl, and word to whoever watches."""
+        if not self.run.writes:
+            return
         line: dict[str, Any] = {"stage": report.stage, "step": report.step, "seconds": round(report.elapsed, 2)}
         if report.images_per_second is not None:
             line["images_per_second"] = round(report.images_per_second, 2)
@@ -126,6 +134,8 @@ class StageFolder:
 
     def show(self, step: int, kind: str, images: Images, columns: int = 8) -> None:
         """Keep a grid of images `(n, 3, H, W)` in [-1, 1] as samples/<stage>-<kind>-<step>.png, and say so."""
+        if not self.run.writes:
+            return
         path = self.run.path / "samples" / f"{self.name}-{kind}-{step:08d}.png"
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,12 +188,14 @@ def environment() -> dict[str, Any]:
 class Interruption:
     """Turns Ctrl-C and SIGTERM into a wish that a loop grants between two steps.
 
-    `with Interruption() as wish:` ... at a step's end `if wish.made: save(); wish.grant()`. `grant` raises
-    KeyboardInterrupt for Ctrl-C and SystemExit(143) for SIGTERM. A second signal acts at once.
+    `with Interruption() as wish:` ... at a step's end `if wish.made: save(); wish.grant(wish.made)`. `grant` raises
+    KeyboardInterrupt for Ctrl-C and SystemExit(143) for SIGTERM. A second signal acts at once, unless a launcher stands
+    between: it passes on what the terminal has sent to everybody already, and kills who takes too long.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, launched: bool = False) -> None:
         self.made: int | None = None
+        self._launched = launched
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def __enter__(self) -> Self:
@@ -197,14 +209,14 @@ class Interruption:
     ) -> None:
         self._restore()
 
-    def grant(self) -> None:
-        """Stop now, as the signal meant."""
+    def grant(self, number: int) -> None:
+        """Stop now, as the signal `number` means."""
         self._restore()
-        raise KeyboardInterrupt if self.made == signal.SIGINT else SystemExit(128 + (self.made or signal.SIGTERM))
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.made is not None:
-            self.grant()
+        if self.made is not None and not self._launched:
+            self.grant(self.made)
         self.made = number
 
     def _restore(self) -> None:

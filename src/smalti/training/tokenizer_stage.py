@@ -2,38 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from smalti.data import Pictures, as_images
 from smalti.errors import UsageError
 from smalti.tokenizer import VQGAN, TokenizerConfig
 from smalti.tokenizer.quantizer import GumbelQuantizer, NearestQuantizer, revive
-from smalti.training.augment import DiffAugment, mirrored
-from smalti.training.batches import Batches, derived_seed
+from smalti.tokenizer.vqgan import Reconstruction
+from smalti.training.adversary import Adversary, Term
+from smalti.training.augment import Augmentation, DiffAugment, mirrored
+from smalti.training.batches import Batches, check_batch, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.codebook import start_from_features
-from smalti.training.discriminator import (
-    LeCam,
-    PatchDiscriminator,
-    adaptive_weight,
-    critic_loss,
-    fooling_loss,
-    matching_loss,
-)
 from smalti.training.ema import Ema
+from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts
 from smalti.training.grids import interleave
-from smalti.training.loop import Keeper, Pace, Precision, arithmetic, begin_with, check_finite
-from smalti.training.losses import Losses, Weight, gradient_loss, perplexity, psnr
+from smalti.training.loop import Keeper, Pace, arithmetic, begin_with, check_finite, parts_before, restored
+from smalti.training.losses import Losses, Weight, gradient_loss, perplexity
 from smalti.training.lpips import Lpips
 from smalti.training.optimizers import OptimizerName, build_optimizer
+from smalti.training.parallel import Gradients, Precision, Processes
 from smalti.training.perceptual import PerceptualLoss
 from smalti.training.progress import Report
-from smalti.training.runs import Interruption, RunFolder, StageFolder
+from smalti.training.reconstructions import draw_reconstructions, validate
+from smalti.training.runs import Interruption, RunFolder
 from smalti.training.schedules import Clock, LearningRate, Length
 from smalti.types import Images
 
@@ -48,7 +47,9 @@ class TokenizerOptions(Length):
     losses: Losses = Losses()
     """What is minimised."""
     batch: Annotated[int, Field(ge=1)] = 16
-    """Pictures per optimizer step."""
+    """Pictures per optimizer step, of all processes together."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Parts in which each process computes its share of a batch, to save memory; more if memory asks for it."""
     learning_rate: LearningRate = LearningRate(peak=1e-3, warmup=100)
     """Learning rate and its course."""
     optimizer: OptimizerName = "adamw"
@@ -73,7 +74,7 @@ class TokenizerOptions(Length):
     critic_channels: Annotated[int, Field(ge=8, multiple_of=8)] = 64
     """Width of the critic."""
     precision: Precision = "auto"
-    """Arithmetic of the network: auto = bfloat16 where the processor has it."""
+    """Arithmetic of the network: auto = bfloat16 where the processor has it; float16 is for GPUs without it."""
     keep: Annotated[str, Field(pattern="^(last|best)$")] = "last"
     """Which averaged weights the stage returns: the last, or those of the best validation PSNR (a critic lowers the
     PSNR while pictures become sharper). Both stay in the run's folder, and a resumed run goes on from the last."""
@@ -107,7 +108,8 @@ def train_tokenizer(
     flip: mirror half of the pictures. resume: go on from the run's newest checkpoint. Raises UsageError if the
     pictures' sides are not multiples of the cell, ModelError if training diverges.
     """
-    device = torch.device(device)
+    processes = Processes(device)
+    device, timed = processes.device, options.budget_minutes is not None
     if any(side % config.cell for side in pictures.size):
         raise UsageError(f"pictures of {pictures.size} pixels do not consist of whole cells of {config.cell}: "
                          "choose another data.size")  # fmt: skip
@@ -117,13 +119,18 @@ def train_tokenizer(
     if decoder_only and config.quantizer == "gumbel":
         raise UsageError("a gumbel quantizer draws its codes while training: its decoder cannot be trained alone",
                          field="stage")  # fmt: skip
+    check_batch("tokenizer", options.batch, options.accumulate, processes.count, len(pictures))
     stage = run.stage("tokenizer")
-    state = stage.restore(resume, model=config.model_dump_json(), data=pictures.fingerprint)
+    state = restored(stage, resume, processes, model=config.model_dump_json(), data=pictures.fingerprint)
     batches = Batches(len(pictures), options.batch, seed)
 
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), Interruption() as wish:
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        Interruption(launched=processes.launched) as wish,
+        explained_memory("tokenizer"),
+    ):
         torch.manual_seed(derived_seed(seed, "tokenizer"))
-        trainer = _Trainer(config, options, device, decoder_only)
+        trainer = _Trainer(config, options, processes, decoder_only)
         if state is not None:
             trainer.load(state)
         elif start is not None:
@@ -133,23 +140,27 @@ def train_tokenizer(
                 trainer.network, pictures, device, seed=derived_seed(seed, "codebook"), batch=options.batch
             )
             trainer.ema.model.load_state_dict(trainer.network.state_dict())
+        trainer.begin(pictures.size, state, run.progress.message)
         keeper = Keeper(
-            stage, options.checkpoint_every, trainer.snapshot, wish, None if state is None else trainer.step
+            stage, options.checkpoint_every, trainer.snapshot, wish, None if state is None else trainer.step, processes
         )
         loss: Tensor | None = None
-        pace = Pace(trainer.step * options.batch)
+        pace, elapsed = Pace(trainer.step * options.batch), processes.most(trainer.clock.elapsed)
+        mine = processes.rows()  # of a batch, what this process computes
 
-        while (progress := options.progress(trainer.step, trainer.clock.elapsed)) < 1:
+        while (progress := options.progress(trainer.step, elapsed)) < 1:
             step_seed = derived_seed(seed, "tokenizer", trainer.step)
-            torch.manual_seed(step_seed)  # noise of a Gumbel quantiser, revived codes, what the critic's view changes
-            images = as_images(pictures.batch(np.sort(batches.at(trainer.step))), device)
+            torch.manual_seed(step_seed + processes.rank)  # noise of a Gumbel quantiser
+            draws = torch.Generator().manual_seed(step_seed)  # for the whole batch: alike in all processes
+            images = as_images(pictures.batch(np.sort(batches.at(trainer.step))[mine]), device)
             if flip:
-                images = mirrored(images, torch.Generator().manual_seed(step_seed))
-            loss = trainer.learn(images, progress)
+                images = mirrored(images, torch.rand(options.batch, generator=draws)[mine] < 0.5)
+            loss = trainer.learn(images, progress, draws)
             step = trainer.step
             if int(batches.epoch(step)) > int(batches.epoch(step - 1)):
                 trainer.end_epoch()
-            last = options.progress(step, trainer.clock.elapsed) >= 1
+            elapsed = processes.most(trainer.clock.elapsed) if timed else trainer.clock.elapsed
+            last = options.progress(step, elapsed) >= 1
 
             values: dict[str, float] = {}
             if validation is not None and (last or step % options.validate_every == 0):
@@ -162,11 +173,10 @@ def train_tokenizer(
             if last or step % options.log_every == 0 or values:
                 values = trainer.flush() | values | {"epoch": batches.epoch(step)}
                 check_finite(values, stage, step)
-                elapsed = trainer.clock.elapsed
                 done = options.progress(step, elapsed)
                 stage.report(Report("tokenizer", step, done, elapsed, pace.now(step * options.batch), values))
             keeper.after(step, loss)
-        keeper.finish(trainer.step, loss, timed=options.budget_minutes is not None)
+        keeper.finish(trainer.step, loss, timed=timed)
     if options.keep == "best" and (best := stage.best()) is not None:
         trainer.ema.model.load_state_dict(best["ema"])
     averaged: VQGAN = trainer.ema.model
@@ -180,23 +190,23 @@ class _Trainer:
     """Networks, optimizers and counters of a run, and what one batch does to them."""
 
     def __init__(
-        self, config: TokenizerConfig, options: TokenizerOptions, device: torch.device, decoder_only: bool = False
+        self, config: TokenizerConfig, options: TokenizerOptions, processes: Processes, decoder_only: bool = False
     ) -> None:
-        self.options, self.device, self.decoder_only = options, device, decoder_only
+        device = processes.device
+        self.options, self.device, self.decoder_only, self.processes = options, device, decoder_only, processes
         self.network = VQGAN(config).to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         if decoder_only:
             for part in (self.network.encoder, self.network.quant_conv, self.network.quantizer):
                 part.requires_grad_(False)
         self.ema = Ema(self.network, options.ema)
-        self.optimizer = self._optimizer(self.network, options.optimizer)
+        optimizer = partial(build_optimizer, weight_decay=options.weight_decay, betas=options.betas)
+        self.optimizer = optimizer(self.network, options.optimizer)
         losses = options.losses
         if isinstance(self.network.quantizer, NearestQuantizer):
             self.network.quantizer.legacy_beta = losses.legacy_beta
         self.lpips = Lpips(losses.lpips_files).to(device) if losses.lpips else None
         self.perceptual = PerceptualLoss().to(device) if losses.perceptual or losses.logits else None
-        self.critic = PatchDiscriminator(options.critic_channels).to(device) if losses.critic else None
-        self.critic_optimizer = self._optimizer(self.critic, "adamw") if self.critic is not None else None
-        self.lecam = LeCam(device)
+        self.adversary = Adversary(losses, options.critic_channels, processes, optimizer) if losses.critic else None
         self.step, self.clock = 0, Clock()
         self.best_psnr = 0.0
         self.usage = torch.zeros(config.codebook_size, dtype=torch.int64, device=device)  # since the last revival
@@ -207,54 +217,118 @@ class _Trainer:
         self._used = torch.zeros_like(self.usage)  # since the last line of metrics
         self._revived = 0
 
-    def _optimizer(self, network: nn.Module, name: OptimizerName) -> torch.optim.Optimizer:
-        options = self.options
-        return build_optimizer(network, name, weight_decay=options.weight_decay, betas=options.betas)
+    def begin(self, size: tuple[int, int], state: State | None, message: Callable[[str], None]) -> None:
+        """Find the parts in which a batch of pictures of `size` pixels is computed, and get ready for the first."""
+        options, processes = self.options, self.processes
+        networks, optimizers = [self.network, self.ema.model], [self.optimizer]
+        if self.adversary is not None:
+            networks, optimizers = [*networks, self.adversary.critic], [*optimizers, self.adversary.optimizer]
+        processes.alike(*networks)
+        self.parts = plan_parts(
+            "tokenizer",
+            lambda count: self.rehearse(count, size),
+            processes,
+            options,
+            batch=options.batch,
+            parts=parts_before(state, options.accumulate, options.batch // processes.count),
+            weights=sum(p.numel() for p in self.network.parameters()),
+            standing=bytes_of(networks),
+            moments=moments_of(optimizers),
+            message=message,
+        )
+        self.clock = Clock(0.0 if state is None else state["elapsed"])
+        self.gradients = Gradients(processes, options.precision, self.parts)
+        self.gradients.load(None if state is None else state.get("scaler"))
+        self.learner = self.gradients.learner(self.network)
+        self.optimizer = self.gradients.optimizer(self.optimizer)
+        if self.adversary is not None:
+            self.adversary.begin(self.gradients)
 
-    def learn(self, images: Images, progress: float) -> Tensor:
-        """One step on `images` at `progress` 0..1 of the run; returns the loss."""
+    def rehearse(self, count: int, size: tuple[int, int]) -> None:
+        """The passes of `learn` over `count` pictures of noise, with the critic if there will be one."""
+        images = torch.rand(count, 3, *size, device=self.device).contiguous(memory_format=torch.channels_last) * 2 - 1
+        view = DiffAugment(self._policy, count, size)
+        with arithmetic(self.options.precision, self.device):
+            result = self.network(images)
+            loss, _ = self._loss(result, images, view if self.adversary is not None else None)
+        torch.autograd.backward(loss)
+        self.network.zero_grad(set_to_none=True)
+        if self.adversary is not None:
+            with arithmetic(self.options.precision, self.device):
+                loss, _ = self.adversary.loss(images, result.images.detach().float(), view)
+            torch.autograd.backward(loss)
+            self.adversary.critic.zero_grad(set_to_none=True)
+
+    def learn(self, images: Images, progress: float, draws: torch.Generator) -> Tensor:
+        """One step on this process's `images` of a batch, at `progress` 0..1 of the run; returns the loss.
+
+        draws: random numbers that are alike in all processes.
+        """
         options, losses = self.options, self.options.losses
         rate = options.learning_rate.at(self.step, progress)
-        for optimizer in (self.optimizer, self.critic_optimizer):
+        for optimizer in (self.optimizer, self.adversary.optimizer if self.adversary is not None else None):
             for group in optimizer.param_groups if optimizer is not None else ():
                 group["lr"] = rate
         if isinstance(self.network.quantizer, GumbelQuantizer):
             self.network.quantizer.temperature = max(1 / 16, 1 - progress)
-        heard = self.critic is not None and self.step >= losses.gan_start
-        view = DiffAugment(losses.augment if self.critic is not None else (), len(images), images.shape[-2:])
+        heard = self.adversary is not None and self.step >= losses.gan_start
+        whole_view = DiffAugment(self._policy, options.batch, images.shape[-2:], draws)
+        views = [whole_view.rows(self.processes.rows(part, self.parts)) for part in range(self.parts)]
+        parts = [images[part :: self.parts].contiguous(memory_format=torch.channels_last) for part in range(self.parts)]
 
-        with arithmetic(options.precision, self.device):
-            result = self.network(images)
-            restored = result.images.float()
-            terms = self._terms(restored, images, result.quantized.loss, view if heard else None)
-        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
-        torch.autograd.backward(loss)
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), options.clip)
+        restored: list[Images] = []
+        counts = torch.zeros_like(self.usage)
+        for part, view in zip(parts, views, strict=True):
+            with self.gradients.part(self.learner):
+                with self.gradients.autocast():
+                    result = self.learner(part)
+                    loss, seen = self._loss(result, part, view if heard else None)
+                self.gradients.backward(loss)
+            self._note(seen)
+            restored.append(result.images.detach().float())
+            counts += torch.bincount(result.quantized.codes.flatten(), minlength=self.network.codebook_size)
+        norm = self.gradients.clip(self.network, self.optimizer, options.clip)
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        seen = {"loss": loss, "gradient_norm": norm} | {name: value for name, (_, value) in terms.items()}
-        if heard and losses.adaptive:
-            seen["adversarial_weight"] = torch.as_tensor(terms["adversarial"][0])
-        if self.critic is not None and self.step >= losses.gan_start - losses.gan_warmup:
-            seen["critic"] = self._teach_critic(view(images), view(restored.detach()))
+        self.optimizer.zero_grad()
+        self._note({"gradient_norm": norm * self.parts})
+        if self.adversary is not None and self.step >= losses.gan_start - losses.gan_warmup:
+            self._note({"critic": self.adversary.learn(parts, restored, views, self.step, options.clip)})
 
-        counts = torch.bincount(result.quantized.codes.flatten(), minlength=self.network.codebook_size)
+        counts = self.processes.total(counts)
         for total in (self.usage, self.epoch_usage, self._used):
             total += counts
-        self._revive(images, progress)
+        self._revive(parts, progress, draws)
         self.ema.update(self.network, self.step)
         self.step += 1
-        for name, value in seen.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
-        self._seen += 1
+        self._seen += self.parts
         return loss.detach()
+
+    @property
+    def _policy(self) -> tuple[Augmentation, ...]:
+        return self.options.losses.augment if self.adversary is not None else ()
+
+    def _note(self, values: dict[str, Tensor]) -> None:
+        """Add to the sums of which `flush` makes means: one value per part of a batch."""
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value.detach()
+
+    def _loss(
+        self, result: Reconstruction, images: Images, view: DiffAugment | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """(what is minimised, what the metrics show). view: what the critic sees of pictures; None = no critic."""
+        terms = self._terms(result.images.float(), images, result.quantized.loss, view)
+        loss = torch.stack([weight * value for weight, value in terms.values()]).sum()
+        seen = {"loss": loss} | {name: value for name, (_, value) in terms.items()}
+        if view is not None and self.options.losses.adaptive:
+            seen["adversarial_weight"] = torch.as_tensor(terms["adversarial"][0])
+        return loss, seen
 
     def _terms(
         self, restored: Images, images: Images, quantizer_loss: Tensor, view: DiffAugment | None
-    ) -> dict[str, tuple[float | Tensor, Tensor]]:
-        """(weight, value) of each loss in use, by name. view: what the critic sees of pictures; None = no critic."""
+    ) -> dict[str, Term]:
+        """(weight, value) of each loss in use, by name."""
         losses, difference = self.options.losses, restored - images
-        terms: dict[str, tuple[float | Tensor, Tensor]] = {
+        terms: dict[str, Term] = {
             "l1": (losses.l1, difference.abs().mean()),
             "l2": (losses.l2, difference.square().mean()),
             "gradient": (losses.gradient, gradient_loss(difference)),
@@ -266,52 +340,14 @@ class _Trainer:
             terms |= {"perceptual": (losses.perceptual, features), "logits": (losses.logits, logits)}
         terms = {name: term for name, term in terms.items() if term[0] > 0}
         near = list(terms.values())
-        if losses.quantizer:
-            terms["quantizer"] = (losses.quantizer, quantizer_loss.float())
+        # even at weight 0: several processes wait for a gradient of every weight
+        terms["quantizer"] = (losses.quantizer, quantizer_loss.float())
         if view is not None:
-            terms |= self._opinion(view(restored), view(images), near)
+            assert self.adversary is not None
+            terms |= self.adversary.opinion(view(restored), view(images), near, self.network.decoder.last_kernel)
         return terms
 
-    def _opinion(
-        self, restored: Images, images: Images, near: list[tuple[float | Tensor, Tensor]]
-    ) -> dict[str, tuple[float | Tensor, Tensor]]:
-        """(weight, value) of what the critic says. near: the losses that the adaptive weight looks at."""
-        losses, terms = self.options.losses, {}
-        assert self.critic is not None
-        self.critic.requires_grad_(False)
-        scores, ours = self.critic(restored)
-        if losses.adversarial:
-            weight: float | Tensor = losses.adversarial
-            fooling = fooling_loss(scores)
-            if losses.adaptive:
-                reconstruction = torch.stack([w * value for w, value in near]).sum()
-                last = self.network.decoder.last_kernel
-                weight = weight * adaptive_weight(reconstruction, fooling, last, losses.adaptive_limit)
-            terms["adversarial"] = (weight, fooling)
-        if losses.matching:
-            with torch.no_grad():
-                theirs = self.critic(images)[1]
-            terms["matching"] = (losses.matching, matching_loss(ours, theirs))
-        self.critic.requires_grad_(True)
-        return terms
-
-    def _teach_critic(self, images: Images, restored: Images) -> Tensor:
-        assert self.critic is not None
-        assert self.critic_optimizer is not None
-        losses = self.options.losses
-        with arithmetic(self.options.precision, self.device):
-            real, fake = self.critic(images)[0], self.critic(restored)[0]
-            loss = critic_loss(real, fake)
-        if losses.lecam:
-            loss = loss + losses.lecam * self.lecam.penalty(real, fake)
-            self.lecam.update(real, fake, self.step - max(0, losses.gan_start - losses.gan_warmup))
-        torch.autograd.backward(loss)
-        nn.utils.clip_grad_norm_(self.critic.parameters(), self.options.clip)
-        self.critic_optimizer.step()
-        self.critic_optimizer.zero_grad(set_to_none=True)
-        return loss.detach()
-
-    def _revive(self, images: Images, progress: float) -> None:
+    def _revive(self, images: list[Images], progress: float, draws: torch.Generator) -> None:
         """Dead codes move onto features of current pictures: early twice, then every `revive_every` steps."""
         due = self.step in (10, 30) or self.step % self.options.revive_every == self.options.revive_every - 1
         if not due:
@@ -321,9 +357,10 @@ class _Trainer:
             return
         if progress < self.options.revive_until:
             dead = self.usage < self.options.dead_below * self.usage.float().mean()
-            with torch.no_grad(), arithmetic(self.options.precision, self.device):
-                features = self.network.features(images)
-            self._revived += revive(quantizer, dead, features)
+            with torch.no_grad(), self.gradients.autocast():
+                features = interleave(*[self.network.features(part) for part in images])
+            self._revived += revive(quantizer, dead, self.processes.gathered(features), draws)
+            self.processes.alike(quantizer)
         self.usage.zero_()
 
     def end_epoch(self) -> None:
@@ -336,7 +373,8 @@ class _Trainer:
 
     def flush(self) -> dict[str, float]:
         """Means since the last call, codes used and their perplexity; the same two over the last whole pass."""
-        values = {name: float(total) / self._seen for name, total in self._sums.items()}
+        means = self.processes.mean(torch.stack([total.float() for total in self._sums.values()])) / self._seen
+        values = dict(zip(self._sums, means.tolist(), strict=True))
         values |= {
             "codes_used": float((self._used > 0).sum()) / len(self._used),
             "perplexity": perplexity(self._used),
@@ -355,12 +393,12 @@ class _Trainer:
             "network": self.network.state_dict(),
             "ema": self.ema.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "critic": None if self.critic is None else self.critic.state_dict(),
-            "critic_optimizer": None if self.critic_optimizer is None else self.critic_optimizer.state_dict(),
-            "lecam": self.lecam.means,
+            **(self.adversary.snapshot() if self.adversary is not None else {}),
             "usage": self.usage,
             "epoch_usage": self.epoch_usage,
             "epoch_values": self.epoch_values,
+            "scaler": self.gradients.state(),
+            "parts": self.parts,
             "best_psnr": self.best_psnr,
             "elapsed": self.clock.elapsed,
         }
@@ -369,48 +407,10 @@ class _Trainer:
         self.network.load_state_dict(state["network"])
         self.ema.model.load_state_dict(state["ema"])
         load_optimizer(self.optimizer, state["optimizer"])
-        if self.critic is not None and self.critic_optimizer is not None and state["critic"] is not None:
-            self.critic.load_state_dict(state["critic"])
-            load_optimizer(self.critic_optimizer, state["critic_optimizer"])
-        self.lecam.means.copy_(state["lecam"])
+        if self.adversary is not None:
+            self.adversary.load(state)
         self.usage.copy_(state["usage"])
         self.epoch_usage.copy_(state["epoch_usage"])
         self.epoch_values = dict(state["epoch_values"])
         self.best_psnr = float(state["best_psnr"])
-        self.step, self.clock = int(state["step"]), Clock(state["elapsed"])
-
-
-# --- looking at the result --------------------------------------------------------------------------------------------
-
-
-def validate(
-    network: VQGAN, pictures: Pictures, count: int, precision: Precision, device: torch.device, batch: int = 16
-) -> dict[str, float]:
-    """PSNR of reconstructions of the first `count` pictures, and the share of codes that occur in them."""
-    ratios, codes = [], []
-    count = min(len(pictures), count)
-    for start in range(0, count, batch):
-        images = as_images(pictures.batch(np.arange(start, min(start + batch, count))), device)
-        with torch.inference_mode(), arithmetic(precision, device):
-            codes.append(network.encode(images))
-            ratios.append(psnr(network.decode(codes[-1]), images))
-    used = torch.unique(torch.cat(codes)).numel() / network.codebook_size
-    return {"validation_psnr": float(torch.cat(ratios).mean()), "validation_codes_used": used}
-
-
-def measure(network: VQGAN, pictures: Pictures, device: torch.device, most: int = 1000) -> dict[str, str]:
-    """The tokenizer's numbers for the model card, in float32."""
-    values, count = validate(network, pictures, most, "float32", device), min(len(pictures), most)
-    return {
-        "reconstruction PSNR": f"{values['validation_psnr']:.2f} dB on {count} validation pictures",
-        "codes in use": f"{values['validation_codes_used']:.1%} on the same",
-    }
-
-
-def draw_reconstructions(
-    stage: StageFolder, step: int, network: VQGAN, pictures: Pictures, device: torch.device, count: int = 8
-) -> None:
-    """Pictures beside what is left of them after encoding and decoding."""
-    images = as_images(pictures.batch(np.arange(min(count, len(pictures)))), device)
-    restored = network.decode(network.encode(images))
-    stage.show(step, "reconstructions", interleave(images.cpu(), restored.cpu()))
+        self.step = int(state["step"])

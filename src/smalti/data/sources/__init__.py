@@ -14,7 +14,7 @@ from smalti.data.sources.ffhq import ffhq_pictures
 from smalti.data.sources.folder import FolderSource
 from smalti.data.sources.huggingface import TableSource, table_files
 from smalti.data.sources.lsun import LsunSource
-from smalti.data.sources.shards import ShardSource, named_shards, split_shards
+from smalti.data.sources.shards import ShardSource, named_shards
 from smalti.errors import DataError
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "exists",
     "open_picture",
     "open_source",
-    "split_shards",
 ]
 KINDS = "a folder of pictures, .zip, .tar, .parquet, .npy, or an LMDB folder of LSUN"
 

@@ -34,7 +34,8 @@ class _Member:
 class ShardSource:
     """All pictures of some tar files, in the order in which they lie there.
 
-    Members are read in place, never unpacked. With several processes each takes its own shards: `split_shards`.
+    Members are read in place, never unpacked: by the first of several processes, once, into the array of pictures from
+    which all of them take their rows of each batch.
     """
 
     kind = "tar shards"
@@ -66,21 +67,6 @@ def named_shards(pattern: str) -> list[Path]:
         return []
     before, first, last, after = match.groups()
     return [Path(f"{before}{number:0{len(first)}d}{after}") for number in range(int(first), int(last) + 1)]
-
-
-def split_shards(
-    shards: Sequence[Path], *, rank: int = 0, ranks: int = 1, worker: int = 0, workers: int = 1
-) -> list[Path]:
-    """The shards of one worker of one process: every `ranks`-th, and of those every `workers`-th.
-
-    The parts of all workers are disjoint and together everything, whoever asks, in whatever order. Raises DataError if
-    this one would have none.
-    """
-    part = sorted(shards)[rank::ranks][worker::workers]
-    if not part:
-        raise DataError(f"{len(shards)} shard(s) are too few for {ranks} process(es) of {workers} worker(s): "
-                        "make more shards, or start fewer")  # fmt: skip
-    return part
 
 
 def _pictures_of(shard: Path) -> list[_Member]:
