@@ -243,6 +243,12 @@ def test_without_accelerate_one_line_names_the_extra(monkeypatch: pytest.MonkeyP
         Processes("cpu")
 
 
+def test_a_launcher_set_up_to_shard_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(UsageError, match=r"set up for FSDP.*prior\.shard"):
+        Processes("cpu")
+
+
 def test_number_formats_follow_each_other_in_one_process() -> None:
     """A stage in bfloat16 after one in float32, as in a recipe of two: each computes in its own."""
     processes = Processes("cpu")

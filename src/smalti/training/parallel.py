@@ -31,6 +31,9 @@ _PATIENCE: Final = timedelta(hours=24)
 """How long a process waits for another: the first one may have millions of pictures to prepare. A process that dies is
 noticed by the launcher, not by this."""
 
+_ENGINES: Final = ("FSDP", "DEEPSPEED", "MEGATRON_LM")
+"""What Accelerate can be told to do with a model behind the back of a loop; `Processes.shard` does it in its sight."""
+
 _FORMATS: Final = {torch.float32: "no", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 Net = TypeVar("Net", bound=nn.Module)
@@ -45,6 +48,10 @@ class Processes:
         Raises UsageError if Accelerate is not installed, or if it was told to shard in its own way.
         """
         accelerate, self.device = _accelerate(), torch.device(device)
+        engines = [name for name in _ENGINES if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true"]
+        if engines:
+            raise UsageError(f"Accelerate is set up for {engines[0]}: start it without (--multi_gpu); "
+                             "prior.shard: true divides a large prior", field="prior.shard")  # fmt: skip
         alone = not dist.is_initialized()
         if alone:  # whoever trains twice in one process may do it on two devices
             accelerate.state.AcceleratorState._reset_state(reset_partial_state=True)
@@ -53,9 +60,6 @@ class Processes:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # on several CPU processes it chooses the threads, and says so
             state = accelerate.PartialState(cpu=self.device.type == "cpu", timeout=_PATIENCE)
-        if str(state.distributed_type).rpartition(".")[2] in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "XLA"):
-            raise UsageError("start it with plain accelerate launch or torchrun; prior.shard: true divides a large "
-                             "prior among the processes", field="prior.shard")  # fmt: skip
         self.rank: Final[int] = state.process_index
         self.count: Final[int] = state.num_processes
         if self.count > 1:
