@@ -85,8 +85,23 @@ def test_training_on_from_a_model(fields: dict[str, Any], tmp_path: Path) -> Non
         weights = old.state_dict()
         assert all(torch.allclose(value, weights[name], atol=1e-8) for name, value in new.state_dict().items())
     stages["prior"]["model"] = {**fields["prior"]["model"], "d_model": 32}
-    with pytest.raises(UsageError, match=r"another configuration \(d_model\)"):
+    with pytest.raises(UsageError, match=r"prior of another configuration \(d_model\): d_model is 16 there and 32"):
         train(changed(fields, run=str(tmp_path / "wider"), start_from=str(first), **stages))
+
+
+def test_models_that_a_recipe_names_are_looked_at_before_anything_else(fields: dict[str, Any], tmp_path: Path) -> None:
+    tokenizer_only = str(train(changed(fields, stage="tokenizer", run=str(tmp_path / "first"))))
+    run, nowhere = str(tmp_path / "run"), str(tmp_path / "nowhere")
+    for change, error, message in (
+        ({"start_from": nowhere}, ModelError, "start_from: no model at"),
+        ({"from_model": nowhere}, ModelError, "from_model: no model at"),
+        ({"start_from": "builtin:face"}, ModelError, "did you mean builtin:faces"),
+        ({"start_from": "builtin:faces"}, UsageError, "start_from has a tokenizer of another configuration"),
+        ({"start_from": tokenizer_only, "stage": "prior"}, UsageError, "has no prior to start from"),
+    ):
+        with pytest.raises(error, match=message):
+            train(changed(fields, run=run, **change))
+        assert not (Path(run) / "cache").exists(), change
 
 
 def test_the_decoder_alone_changes_pictures_and_neither_codes_nor_prior(fields: dict[str, Any], tmp_path: Path) -> None:
@@ -104,8 +119,9 @@ def test_the_decoder_alone_changes_pictures_and_neither_codes_nor_prior(fields: 
     with pytest.raises(UsageError, match="start_from=FOLDER"):
         train(changed(fields, stage="decoder"))
     gumbel = {**fields["tokenizer"], "model": {**fields["tokenizer"]["model"], "quantizer": "gumbel"}}
+    start = train(changed(fields, stage="tokenizer", run=str(tmp_path / "gumbel"), tokenizer=gumbel))
     with pytest.raises(UsageError, match="cannot be trained alone"):
-        train(changed(fields, **{**alone, "run": str(tmp_path / "g")}, tokenizer=gumbel))
+        train(changed(fields, stage="decoder", run=str(tmp_path / "alone"), tokenizer=gumbel, start_from=str(start)))
 
 
 def test_a_half_precision_model_knows_the_codes_of_its_stored_tokenizer(fields: dict[str, Any]) -> None:

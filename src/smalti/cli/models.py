@@ -199,7 +199,7 @@ def export(
         smalti export my-model -o vqmodel/ --to diffusers
     """
     from smalti.formats import export_diffusers, export_unleashing, load_model
-    from smalti.pipeline.catalog import resolve
+    from smalti.formats.catalog import resolve
 
     terminal = Terminal(quiet=quiet)
     loaded = load_model(resolve(model)[1])
@@ -220,7 +220,7 @@ def export(
 
 def _local(model: str) -> tuple[str, Path]:
     """Name and folder of a model that is on this machine."""
-    from smalti.pipeline.catalog import resolve
+    from smalti.formats.catalog import resolve
 
     return resolve(model, local_files_only=True)
 

@@ -13,13 +13,13 @@ from PIL import Image
 
 from smalti.codes import CodeGrid
 from smalti.errors import ModelError, UsageError
+from smalti.formats.catalog import resolve
 from smalti.formats.classes import class_names
 from smalti.formats.folder import load_model, save_model
 from smalti.images import open_image, to_pil
 from smalti.pipeline import labels
 from smalti.pipeline import recipe as recipes
 from smalti.pipeline import requests as ask
-from smalti.pipeline.catalog import resolve
 from smalti.pipeline.compose import paste
 from smalti.pipeline.options import Options, StepCallback
 from smalti.pipeline.output import HistoryStep, Output, joined, marked, merge_histories, surprise_map

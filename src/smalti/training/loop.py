@@ -28,12 +28,21 @@ def arithmetic(precision: Precision, device: torch.device) -> AbstractContextMan
 
 def begin_with(start: VQGAN | AbsorbingTransformer, config: BaseModel, *networks: nn.Module) -> None:
     """Copy the weights of `start` into networks of `config`. Raises UsageError if that is not its configuration."""
-    if start.config != config:
-        fields = type(config).model_fields
-        other = [name for name in fields if getattr(start.config, name, None) != getattr(config, name)]
-        raise UsageError(f"the weights to start from are of another configuration ({', '.join(other)})")
+    check_same_configuration(start.config, config, "prior" if isinstance(start, AbsorbingTransformer) else "tokenizer")
     for network in networks:
         network.load_state_dict(start.state_dict())
+
+
+def check_same_configuration(start: BaseModel, wanted: BaseModel, stage: str) -> None:
+    """Raise UsageError naming the fields in which the configuration to start from is not the recipe's."""
+    other = [name for name in type(wanted).model_fields if getattr(start, name, None) != getattr(wanted, name)]
+    if other:
+        first = other[0]
+        raise UsageError(
+            f"start_from has a {stage} of another configuration ({', '.join(other)}): {first} is "
+            f"{getattr(start, first, None)} there and {getattr(wanted, first)} in the recipe",
+            field="start_from",
+        )
 
 
 def restored(

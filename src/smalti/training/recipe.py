@@ -80,9 +80,9 @@ class Recipe(BaseModel):
     """What to train. The prior alone takes the tokenizer of this run, or `from_model`. The decoder alone is that of
     `start_from`: pictures get better while codes stay what they are, and with them the prior."""
     from_model: str | None = None
-    """A model folder whose tokenizer is used instead of training one."""
+    """A model whose tokenizer is used instead of training one: a folder, builtin:NAME, or user/repo on the Hub."""
     start_from: str | None = None
-    """A model folder whose weights both stages begin with: to train on, or on other pictures."""
+    """A model, named in the same ways, whose weights the stages begin with: to train on, or on other pictures."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     """Decides initial weights, the order of pictures, masks and samples."""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"

@@ -15,14 +15,16 @@ from torch import Tensor
 from smalti.data import Pictures, cached_codes, code_labels, exists, load_pictures, split
 from smalti.errors import DataError, ModelError, UsageError
 from smalti.files import sha256_bytes
+from smalti.formats.catalog import resolve
 from smalti.formats.classes import listed
-from smalti.formats.folder import LoadedModel, load_model, read_index, save_model
+from smalti.formats.folder import LoadedModel, read_index, save_model
 from smalti.prior import AbsorbingTransformer
 from smalti.randomness import Purpose, permutation
 from smalti.sampling import SamplerOptions
 from smalti.tokenizer import VQGAN
 from smalti.training.checkpoints import latest_checkpoint, load_checkpoint
 from smalti.training.given_codes import given_codes
+from smalti.training.given_models import check_given_models, given_model
 from smalti.training.history import is_run, read_history
 from smalti.training.overview import announced
 from smalti.training.parallel import Processes
@@ -54,6 +56,7 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
     watcher = watching(recipe, progress or SilentProgress()) if processes.leads else SilentProgress()
     run = RunFolder(recipe.folder, watcher, writes=processes.leads)
     _check_resume(run, recipe, resume)
+    check_given_models(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     with announced(run.path) if run.writes else nullcontext(), watcher:
@@ -187,12 +190,12 @@ def _tokenizer(
 def _start(recipe: Recipe) -> LoadedModel:
     """The model that training begins with."""
     assert recipe.start_from is not None
-    return load_model(recipe.start_from)
+    return given_model(recipe.start_from)
 
 
 def _trained_tokenizer(recipe: Recipe, run: RunFolder) -> VQGAN:
     if recipe.from_model is not None:
-        return load_model(recipe.from_model).tokenizer
+        return given_model(recipe.from_model).tokenizer
     stage = run.stage("tokenizer")
     path = latest_checkpoint(stage.checkpoints, run.progress.message)
     if path is None:
@@ -311,7 +314,7 @@ def _classes(recipe: Recipe) -> dict[str, Any]:
 
 def _owed(model: str) -> dict[str, Any]:
     """What the card must go on saying about a tokenizer that was made elsewhere."""
-    info = read_index(Path(model)).get("info", {})
+    info = read_index(resolve(model)[1]).get("info", {})
     return {key: info[key] for key in ("licence", "source", "attribution") if key in info}
 
 
