@@ -73,12 +73,14 @@ def test_one_stage_after_the_other_is_both_at_once(fields: dict[str, Any], tmp_p
 
 
 def test_training_on_from_a_model(fields: dict[str, Any], tmp_path: Path) -> None:
-    first = train(changed(fields))
+    owed = {"licence": "CC-BY-4.0", "attribution": "drawn by somebody"}
+    first = train(changed(fields, info=owed))
     still = {"learning_rate": {"peak": 1e-12}, "steps": 1, "weight_decay": 0.0}
     stages = {name: {**fields[name], **still} for name in ("tokenizer", "prior")}
     stages["tokenizer"]["revive_until"] = 0
     on = load_model(train(changed(fields, run=str(tmp_path / "on"), start_from=str(first), **stages)))
     before = load_model(first)
+    assert {key: on.info[key] for key in owed} == owed  # a licence goes with the weights
     for new, old in ((on.tokenizer, before.tokenizer), (on.prior, before.prior)):
         assert new is not None
         assert old is not None

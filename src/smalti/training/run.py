@@ -296,9 +296,8 @@ def _write(
     facts: dict[str, Any],
     force: bool,
 ) -> None:
-    owed = _owed(recipe.from_model) if recipe.from_model is not None else {}
     classes = _classes(recipe) if prior is not None else {}
-    info = {"name": recipe.name, **owed, **facts, **recipe.info, **classes}
+    info = {"name": recipe.name, **_owed(recipe), **facts, **recipe.info, **classes}
     sampler = SamplerOptions(**recipe.sampler).model_dump(mode="json", exclude_unset=True)
     save_model(
         target, tokenizer, prior, info=info, sampler_options=sampler, dtype=getattr(torch, recipe.dtype), force=force
@@ -312,10 +311,13 @@ def _classes(recipe: Recipe) -> dict[str, Any]:
     return {"classes": list(recipe.data.classes)} if recipe.data.labels else {}
 
 
-def _owed(model: str) -> dict[str, Any]:
-    """What the card must go on saying about a tokenizer that was made elsewhere."""
-    info = read_index(resolve(model)[1]).get("info", {})
-    return {key: info[key] for key in ("licence", "source", "attribution") if key in info}
+def _owed(recipe: Recipe) -> dict[str, Any]:
+    """What the card must go on saying about weights that were made elsewhere."""
+    owed: dict[str, Any] = {}
+    for model in (recipe.start_from, recipe.from_model):
+        info = {} if model is None else read_index(resolve(model)[1]).get("info", {})
+        owed |= {key: info[key] for key in ("licence", "source", "attribution") if key in info}
+    return owed
 
 
 def _how(recipe: Recipe, run: RunFolder) -> dict[str, Any]:
