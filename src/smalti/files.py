@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,13 +44,8 @@ def atomic_write(path: str | Path, *, force: bool = False) -> Iterator[Path]:
     regular file is ever overwritten: renaming onto a device such as /dev/null would replace it for everybody.
     """
     target = Path(path)
+    check_output(target, force=force)
     with explained(target):
-        if target.is_dir():
-            raise OutputError(f"cannot write {target}: it is a folder")
-        if target.exists() and not target.is_file():
-            raise OutputError(f"cannot write {target}: it is a device, not a file")
-        if target.exists() and not force:
-            raise OutputError(f"{target} exists already: give another name, or --force to overwrite it")
         temporary = target.with_name(f".smalti-{secrets.token_hex(8)}.part")
         # the mode is what any new file gets, less the umask; a name in use would be an error, not a shared file
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -63,6 +59,22 @@ def atomic_write(path: str | Path, *, force: bool = False) -> Iterator[Path]:
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def check_output(path: str | Path, *, force: bool = False) -> None:
+    """Raise OutputError for a path that `atomic_write` would refuse: asked before the work, not after it."""
+    target = Path(path)
+    with explained(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder")
+        if target.exists() and not target.is_file():
+            raise OutputError(f"cannot write {target}: it is a device, not a file")
+        if target.exists() and not force:
+            raise OutputError(f"{target} exists already: give another name, or --force to overwrite it")
+        if not stat.S_ISDIR(target.parent.stat().st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, "is a file")
+        if not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "not writable")
 
 
 def write_bytes(path: str | Path, data: bytes, *, force: bool = False) -> None:

@@ -126,7 +126,8 @@ class Piece:
 
     image: Any
     """Whatever a verb accepts as a picture."""
-    region: Region
+    region: Region | str | Path | Image.Image | torch.Tensor | np.ndarray[Any, Any]
+    """Whatever a verb accepts as a region."""
     to: tuple[int, int] | None = None
     """Row, column of cells of its top left corner; None = where it was."""
 
@@ -135,7 +136,9 @@ def parse_piece(text: str) -> Piece:
     """`b.png@10:13,5:11` or `b.png@10:13,5:11@9,5`. Raises UsageError for another form."""
     head, at, tail = text.rpartition("@")
     to = None
-    if at and re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", tail):
+    if at and re.fullmatch(r"[^:,@]*,[^:,@]*", tail):
+        if not re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", tail):
+            raise UsageError(f"--piece {text}: a piece goes to ROW,COLUMN, for example 9,5, not {tail}", field="piece")
         row, col = tail.split(",")
         to = (int(row), int(col))
         head, at, tail = head.rpartition("@")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from smalti.cli.app import run
 
@@ -93,13 +95,59 @@ def test_a_changed_picture_is_reencoded_and_the_user_is_told(
         text = image.info["smalti"]
         changed = image.convert("RGB")
     changed.putpixel((0, 0), (1, 2, 3))
-    from PIL.PngImagePlugin import PngInfo
-
     info = PngInfo()
     info.add_itxt("smalti", text)
     changed.save("c.png", pnginfo=info)
     ok("heal c.png -o h.png", model)
     assert "re-encoded" in capsys.readouterr().err
+
+
+def test_replay_says_that_a_picture_was_changed(work: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ok("generate -o g.png", model)
+    with Image.open("g.png") as image:
+        info = PngInfo()
+        info.add_itxt("smalti", image.info["smalti"])
+        changed = image.convert("RGB")
+    changed.putpixel((0, 0), (1, 2, 3))
+    changed.save("c.png", pnginfo=info)
+    ok("replay c.png --check --json", model)
+    captured = capsys.readouterr()
+    assert "changed since it was made" in captured.err
+    assert json.loads(captured.out.splitlines()[-1]) == {"differing_codes": 0, "unchanged": False}
+
+
+def test_replay_finds_the_model_folder_again(work: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.copytree(model, "models/mine")
+    ok("generate -o g.png", "models/mine")
+    capsys.readouterr()
+    assert run(["replay", "g.png", "--check"]) == 0
+    Path("models").rename("elsewhere")
+    assert run(["replay", "g.png", "--check"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "0 differing codes\n"
+    assert "say where it is with -m" in captured.err
+    assert run(["replay", "g.png", "--check", "-m", "elsewhere/mine"]) == 0
+
+
+def test_an_odd_picture_is_edited_and_replayed_at_its_size(work: Path, model: str) -> None:
+    ok("encode a.png -o a.npz", model)
+    ok("inpaint a.npz --region top:2 -o edited.png", model)
+    ok("heal a.png --amount 0.3 -o healed.png", model)
+    for name in ("edited", "healed"):
+        ok(f"replay {name}.png -o again.png --force", model)
+        with Image.open(f"{name}.png") as before, Image.open("again.png") as after:
+            assert before.size == after.size == (61, 45)
+            assert before.tobytes() == after.tobytes()
+
+
+def test_a_slash_means_a_folder(work: Path, model: str) -> None:
+    ok("generate -o my.faces/", model)
+    assert [path.name for path in Path("my.faces").iterdir()] == ["generate-0.png"]
+
+
+def test_formats_that_lose_codes_say_so(work: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    ok("generate -o a.jpg", model)
+    assert "only .png does" in capsys.readouterr().err
 
 
 def test_no_metadata_leaves_no_trace(work: Path, model: str) -> None:
@@ -134,8 +182,18 @@ def test_nothing_is_overwritten_without_force(work: Path, model: str, capsys: py
         ("generate --steps x", 2, "--steps"),
         ("generate --size 0x4", 2, "--size"),
         ("generate --order zigzag", 2, "order"),
-        ("generate --animation film.mp4", 2, ".gif or .webp"),
+        ("generate --animation film.mp4", 2, ".gif, .webp"),
         ("generate -o x.tga", 2, ".png"),
+        ("generate -o -", 2, "not to standard output"),
+        ("generate -o a.webp --animation a.webp", 2, "-o writes a file of this name"),
+        ("generate --animation missing/a.gif", 1, "the folder does not exist"),
+        ("generate -o " + "x" * 300 + ".png", 1, "the name is too long"),
+        ("score a.png -o s.txt", 2, ".png"),
+        ("encode a.png -o missing/a.npz", 1, "the folder does not exist"),
+        ("replay a.png -o missing/a.png", 1, "the folder does not exist"),
+        ("decode large.npz", 2, "2x2 codes are not those of 99x99 pixels"),
+        ("stitch --piece a.png@0:2,0:2@-1,0", 2, "goes to ROW,COLUMN"),
+        ("generate -n 2 --seed 4294967295", 2, "need seeds above"),
         ("generate -o missing/x.png", 1, "the folder does not exist"),
         ("generate --device cuda:77x", 2, "not available"),
         ("stitch --piece a.png", 2, "IMAGE@REGION"),
@@ -156,6 +214,8 @@ def test_bad_input_is_one_line_and_the_right_exit_code(
     Image.new("L", (61, 45), 0).save("black.png")
     none = np.zeros(2, np.int64)
     np.savez("wrong.npz", codes=np.full((2, 2), 77, np.int32), codebook_size=np.int64(32), model=np.str_(""), size=none)
+    zeros, large = np.zeros((2, 2), np.int32), np.array([99, 99])
+    np.savez("large.npz", codes=zeros, codebook_size=np.int64(32), model=np.str_(""), size=large)
     before = set(work.rglob("*"))
     known = command.split()[0] not in ("frobnicate",)
     assert run([*command.split(), *(["-m", model] if known else [])]) == code
@@ -186,6 +246,7 @@ def _huge_png() -> bytes:
     [
         ("prior/model.safetensors", "remove", "prior/model.safetensors is missing"),
         ("vqgan/model.safetensors", "cut", "vqgan/model.safetensors is damaged"),
+        ("vqgan/model.safetensors", "flip", "vqgan/model.safetensors is not the file that was saved"),
         ("vqgan/config.json", "text", "vqgan/config.json is damaged"),
         ("model_index.json", "remove", "model_index.json is missing"),
     ],
@@ -193,12 +254,14 @@ def _huge_png() -> bytes:
 def test_a_damaged_model_folder_is_named(
     work: Path, model: str, capsys: pytest.CaptureFixture[str], file: str, damage: str, message: str
 ) -> None:
-    import shutil
-
     shutil.copytree(model, "broken")
     path = Path("broken") / file
     if damage == "remove":
         path.unlink()
+    elif damage == "flip":
+        data = bytearray(path.read_bytes())
+        data[-10] ^= 1
+        path.write_bytes(data)
     else:
         path.write_bytes(path.read_bytes()[:100] if damage == "cut" else b"{nonsense")
     assert run(["generate", "-m", "broken"]) == 1

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipeline.tiny import tiny_pipeline
 from smalti import CodeGrid, Piece, Pipeline, Region
-from smalti.errors import UsageError
+from smalti.errors import OutputError, UsageError
 from smalti.pipeline import recipe as recipes
 from smalti.regions import cells_of_pixels
 from smalti.types import EMPTY
@@ -111,6 +111,38 @@ def test_stitch_seam_remakes_the_rim_of_pieces(pipe: Pipeline, picture: Make) ->
     assert torch.equal(given_cells, expected)
 
 
+def test_the_rim_of_a_piece_is_where_it_lies_not_where_it_came_from(pipe: Pipeline, picture: Make) -> None:
+    a = pipe.encode(picture(seed=1))
+    moved = pipe.stitch([Piece(a, Region["0:3,0:3"], to=(3, 3))], seam=1)  # from a corner to the middle
+    edge = pipe.stitch([Piece(a, Region["3:6,3:6"], to=(0, 0))], seam=1)  # and back: its outer sides join nothing
+    for output, kept in ((moved, (slice(4, 5), slice(4, 5))), (edge, (slice(0, 2), slice(0, 2)))):
+        expected = torch.zeros(8, 8, dtype=torch.bool)
+        expected[kept] = True
+        assert torch.equal(~recipes.read(output.images[0]).filled_mask(), expected)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("width", "height"), [(64, 64), (61, 45)])
+def test_stitch_gives_pixels_back_if_asked(pipe: Pipeline, picture: Make, width: int, height: int) -> None:
+    a, b = picture(width, height, seed=1), picture(width, height, seed=2)
+    pieces = [Piece(a, Region["0:3,1:6"]), Piece(b, Region["2:5,2:5"], to=(3, 0))]
+    made = np.asarray(pipe.stitch(pieces, paste_original=True).images[0])
+    assert np.array_equal(made[:24, 8:48], np.asarray(a)[:24, 8:48])
+    assert np.array_equal(made[24:48, :24], np.asarray(b)[16:40, 16:40])
+    plain = np.asarray(pipe.stitch(pieces).images[0])
+    assert not np.array_equal(plain[:24, 8:48], made[:24, 8:48])
+
+
+def test_masks_from_python(pipe: Pipeline, picture: Make) -> None:
+    image, white = picture(), Image.new("L", (64, 64))
+    white.paste(255, (8, 16, 24, 40))  # rows 2-4, columns 1-2 of cells
+    array = np.asarray(white)
+    expected = pipe.inpaint(image, Region["2:5,1:3"]).images[0].tobytes()
+    for mask in (white, array, torch.from_numpy(array.copy()) > 0):
+        assert pipe.inpaint(image, mask).images[0].tobytes() == expected
+    pieces = [Piece(image, mask) for mask in ("2:5,1:3", white)]
+    assert torch.equal(pipe.stitch(pieces[:1]).codes, pipe.stitch(pieces[1:]).codes)
+
+
 def test_variations_change_at_most_the_share_each_its_own(pipe: Pipeline, picture: Make) -> None:
     grid = pipe.encode(picture())
     output = pipe.variations(grid, 0.25, num_images=4)
@@ -155,6 +187,9 @@ def test_replay_makes_every_verb_again(pipe: Pipeline, picture: Make, tmp_path: 
         pipe.inpaint(image, "px:3:9,3:9", order="confidence"),
         pipe.extend(image, left=1),
         pipe.stitch([Piece(a, Region["0:4,0:4"])], order="ancestral"),
+        pipe.stitch([Piece(picture(seed=5), Region["1:4,1:4"], to=(3, 3))], seam=1, paste_original=True),
+        pipe.extend(image, bottom=2, right=1, seam=1),
+        pipe.inpaint(image, "1:2,1:2", grow=1, feather=3, paste_original=False),
         pipe.variations(image, 0.5, seed=9),
         pipe.heal(image, 0.2),
         pipe(a.masked(torch.rand(8, 8, generator=torch.Generator().manual_seed(0)) < 0.5)),
@@ -162,7 +197,19 @@ def test_replay_makes_every_verb_again(pipe: Pipeline, picture: Make, tmp_path: 
     for i, output in enumerate(outputs):
         path = tmp_path / f"{i}.png"
         output.images[0].save(path)
-        assert pipe.check_replay(path)[1] == 0, output.params["kind"]
+        again, different = pipe.check_replay(path)
+        assert different == 0, output.params["kind"]
+        assert again.images[0].tobytes() == output.images[0].tobytes(), output.params["kind"]
+
+
+def test_replay_of_a_changed_picture_is_what_it_was(pipe: Pipeline, picture: Make, tmp_path: Path) -> None:
+    output = pipe.inpaint(picture(), "2:5,2:5")
+    spoilt = output.images[0].copy()
+    spoilt.paste((0, 0, 0), (0, 0, 64, 10))
+    again, different = pipe.check_replay(spoilt)
+    assert different == 0
+    decoded = pipe.decode(again.codes)[0]
+    assert again.images[0].tobytes() == decoded.tobytes()  # none of the changed pixels
 
 
 def test_codes_survive_a_file_but_not_a_change(pipe: Pipeline, tmp_path: Path) -> None:
@@ -220,6 +267,16 @@ def test_generators_like_diffusers(pipe: Pipeline) -> None:
     assert torch.equal(listed.codes[0], one.codes[0])
 
 
+def test_an_output_saves_all_its_pictures(pipe: Pipeline, tmp_path: Path) -> None:
+    output = pipe.generate(num_images=2, seed=6)
+    paths = output.save(tmp_path / "a.png")
+    assert [path.name for path in paths] == ["a-6.png", "a-7.png"]
+    assert [pipe.check_replay(path)[1] for path in paths] == [0, 0]
+    with pytest.raises(OutputError, match="exists already"):
+        output.save(tmp_path / "a.png")
+    assert repr(output) == "Output(generate: 2 of 64x64 pixels, 8x8 codes; seeds 6, 7)"
+
+
 def test_history_ends_in_the_result_and_animates(pipe: Pipeline, tmp_path: Path) -> None:
     output = pipe.generate(num_images=2, record_history=True)
     assert output.history is not None
@@ -251,6 +308,14 @@ def test_history_ends_in_the_result_and_animates(pipe: Pipeline, tmp_path: Path)
         (lambda p, i: p.decode(torch.full((1, 4, 4), EMPTY)), "is empty"),
         (lambda p, i: p.inpaint(CodeGrid(torch.zeros(8, 8, dtype=torch.long), 16), "0:1,0:1"), "another model"),
         (lambda p, i: p.inpaint(i, Region.from_mask(Image.new("L", (9, 9), 255))), "9x9 pixels, the picture 64x64"),
+        (lambda p, i: p.inpaint(i, 3), "region '3' is not understood"),
+        (lambda p, i: p.inpaint(np.asarray(i), "0:1,0:1"), "not ndarray"),
+        (lambda p, i: p.inpaint(i, "3:5,3:5", grow=8), "the whole picture"),
+        (lambda p, i: p.stitch([Piece(i, Region["2:4,2:4"])], seam=1), "leaves nothing of piece 0"),
+        (lambda p, i: p.generate(seed=2**32 - 1, num_images=2), "need seeds above"),
+        (lambda p, i: p.generate(generator=[]), "one generator, or one each"),
+        (lambda p, i: p.generate(num_images=3, generator=[torch.Generator()] * 2), "3 results need one generator"),
+        (lambda p, i: p.generate(callback_on_step_end=lambda *_: None), "must return its last argument"),
     ],
 )
 def test_bad_requests_say_what_is_wrong_in_one_line(

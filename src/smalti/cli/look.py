@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from smalti.cli.make import ImageArgument, source
+from smalti.cli.make import ImageArgument
 from smalti.cli.options import Device, Dtype, Force, Json, Label, Model, Output, Quiet
 from smalti.cli.terminal import Terminal
-from smalti.errors import UsageError
+from smalti.errors import InputError, UsageError
 
 
 def encode(
@@ -31,13 +31,12 @@ def encode(
 
         smalti encode a.png -o a.codes.npz
     """
-    from smalti.cli.pictures import load_pipeline
+    from smalti.cli.pictures import check_picture, load_pipeline
     from smalti.formats.codes_file import save_codes
 
     terminal = Terminal(as_json=as_json, quiet=quiet)
     path = output or image.with_name(f"{image.stem}.codes.npz")
-    if path.suffix != ".npz":
-        raise UsageError(f"-o {path}: codes are written as .npz", field="output")
+    check_picture(path, (".npz",), force=force)
     pipe = load_pipeline(model, device, dtype)
     opened = pipe.open(image)
     terminal.remark(opened.remark)
@@ -62,16 +61,14 @@ def decode(
 
         smalti decode a.codes.npz -o a.png
     """
-    from smalti.cli.pictures import load_pipeline, write_image
-    from smalti.formats.codes_file import load_codes
+    from smalti.cli.pictures import check_picture, load_pipeline, write_image
 
     terminal = Terminal(as_json=as_json)
-    saved = load_codes(codes)
     path = output or codes.with_name(codes.name.removesuffix(".npz").removesuffix(".codes") + ".png")
-    picture = load_pipeline(model, device, dtype).decode(saved.grid)[0]
-    if saved.size is not None:
-        picture = picture.crop((0, 0, *saved.size))
-    write_image(picture, path, force=force)
+    if codes.suffix.lower() != ".npz":
+        raise InputError(f"{codes} is not a file of codes written by smalti encode: those end in .npz")
+    check_picture(path, force=force)
+    write_image(load_pipeline(model, device, dtype).reconstruct(codes), path, force=force)
     terminal.path(path)
     terminal.finish()
 
@@ -95,13 +92,16 @@ def score(
 
         smalti score a.png -o surprise.png
     """
-    from smalti.cli.pictures import load_pipeline, write_image
+    from smalti.cli.pictures import check_picture, load_pipeline, write_image
 
     terminal = Terminal(as_json=as_json, quiet=quiet)
+    if output is not None:
+        check_picture(output, force=force)
     pipe = load_pipeline(model, device, dtype)
-    opened = pipe.open(source(image))
+    opened = pipe.open(image)
     terminal.remark(opened.remark)
-    result = pipe.score(opened, label=label)
+    with terminal.progress("score") as advance:
+        result = pipe.score(opened, label=label, on_progress=advance)
     terminal.result(f"{result.bits_per_token:.3f} bits per token, {result.bits_per_dim:.4f} bits per dimension")
     if output is not None:
         write_image(result.image, output, force=force)
@@ -165,25 +165,29 @@ def replay(
 
         smalti replay a.png -o again.png
     """
-    from smalti.cli.pictures import load_pipeline, write_image
+    from smalti.cli.pictures import check_picture, load_pipeline, made_with, write_image
     from smalti.images import open_image
     from smalti.pipeline import recipe as recipes
 
     terminal = Terminal(as_json=as_json)
     if output is None and not check:
         raise UsageError("give -o FILE for the picture, or --check to compare codes")
+    if output is not None:
+        check_picture(output, force=force)
     picture = open_image(image)
     recipe = recipes.read(picture)
     if recipe is None:
         raise UsageError(f"{image} carries no smalti recipe: nothing to replay")
-    # a name that came with a picture is a stranger's word: it must not start a download
-    pipe = load_pipeline(model or recipe.model.name, device, dtype, local_files_only=model is None)
+    unchanged = recipes.unchanged(picture, recipe)
+    if not unchanged:
+        terminal.remark(f"{image}: its pixels have changed since it was made; what is replayed is what it was")
+    pipe = load_pipeline(model, device, dtype) if model else made_with(image, recipe.model.name, device, dtype)
     again, different = pipe.check_replay(picture)
     terminal.result(f"{different} differing codes")
     if output is not None:
         write_image(again.images[0], output, force=force)
         terminal.path(output)
-    terminal.finish(differing_codes=different)
+    terminal.finish(differing_codes=different, unchanged=unchanged)
     if check and different:
         raise typer.Exit(1)
 

@@ -20,7 +20,6 @@ from smalti.cli.options import (
     shares,
 )
 from smalti.cli.terminal import Terminal
-from smalti.errors import UsageError
 
 if TYPE_CHECKING:
     from smalti.pipeline.pipeline import Pipeline
@@ -28,7 +27,12 @@ if TYPE_CHECKING:
     from smalti.pipeline.results import Result
     from smalti.sampling import FillStep
 
-ImageArgument = Annotated[Path, typer.Argument(help="A picture, or codes saved by `smalti encode`.", metavar="IMAGE")]
+ImageArgument = Annotated[
+    Path,
+    typer.Argument(
+        help="A picture (what is transparent becomes white), or codes saved by `smalti encode`.", metavar="IMAGE"
+    ),
+]
 Grow = Annotated[int, typer.Option(help="Also remake this many rings of cells around.", min=0)]
 Seam = Annotated[int, typer.Option(help="Also remake this many cells along the joint.", min=0)]
 ShowMask = Annotated[
@@ -70,7 +74,7 @@ def keep(
         smalti keep church.png -m builtin:churches --region center:10x4 -n 8 -o towers/
     """
     verb = {"kind": "keep", "region": selected(region, invert), "grow": grow}
-    edit(image, verb, paste_original, feather, show_mask, shared)
+    edit([image], verb, paste_original, feather, show_mask, shared)
 
 
 @shares(MakeOptions)
@@ -94,7 +98,7 @@ def inpaint(
         smalti inpaint photo.jpg --region mask.png -o new.png
     """
     verb = {"kind": "inpaint", "region": selected(region, invert), "grow": grow}
-    edit(image, verb, paste_original, feather, show_mask, shared)
+    edit([image], verb, paste_original, feather, show_mask, shared)
 
 
 @shares(MakeOptions)
@@ -106,9 +110,14 @@ def stitch(
     ],
     size: Size = None,
     seam: Seam = 0,
+    paste_original: Paste = False,
+    feather: Feather = None,
+    show_mask: ShowMask = None,
     shared: MakeOptions,
 ) -> None:
     """Lay pieces of several pictures on a grid and fill the gaps.
+
+    The decoder blends the pieces into one picture; --paste-original gives their pixels back as they were.
 
     Example:
 
@@ -122,7 +131,7 @@ def stitch(
     names = list(dict.fromkeys(str(p.image) for p in pieces))
     rows = [{"source": names.index(str(p.image)), "region": str(p.region), "to": p.to} for p in pieces]
     verb = {"kind": "stitch", "pieces": rows, "height": height, "width": width, "seam": seam}
-    make(pipe, verb, [Path(name) for name in names], shared)
+    edit([Path(name) for name in names], verb, paste_original, feather, show_mask, shared, pipe)
 
 
 @shares(MakeOptions)
@@ -146,7 +155,7 @@ def extend(
         smalti extend church.png -m builtin:churches --left 16 --right 16 -o wide.png
     """
     verb = {"kind": "extend", "top": top, "right": right, "bottom": bottom, "left": left, "seam": seam}
-    edit(image, verb, paste_original, feather, show_mask, shared)
+    edit([image], verb, paste_original, feather, show_mask, shared)
 
 
 @shares(MakeOptions)
@@ -156,6 +165,7 @@ def variations(
     amount: Annotated[float, typer.Option(help="Share of the cells that is remade, 0..1.")] = 0.3,
     paste_original: Paste = True,
     feather: Feather = None,
+    show_mask: ShowMask = None,
     shared: MakeOptions,
 ) -> None:
     """Remake a random share of the cells, another one for each result.
@@ -164,7 +174,7 @@ def variations(
 
         smalti variations a.png --amount 0.3 -n 16 --grid -o sheet.png
     """
-    edit(image, {"kind": "variations", "amount": amount}, paste_original, feather, None, shared)
+    edit([image], {"kind": "variations", "amount": amount}, paste_original, feather, show_mask, shared)
 
 
 @shares(MakeOptions)
@@ -183,7 +193,7 @@ def heal(
 
         smalti heal a.png --amount 0.1 -o healed.png
     """
-    edit(image, {"kind": "heal", "amount": amount}, paste_original, feather, show_mask, shared)
+    edit([image], {"kind": "heal", "amount": amount}, paste_original, feather, show_mask, shared)
 
 
 COMMANDS: list[Callable[..., None]] = [generate, keep, inpaint, stitch, extend, variations, heal]
@@ -198,27 +208,34 @@ def selected(region: str, invert: bool) -> str:
 
 
 def edit(
-    image: Path,
+    images: Sequence[Path],
     verb: dict[str, Any],
     paste_original: bool,
     feather: int | None,
     show_mask: Path | None,
     shared: MakeOptions,
+    pipe: Pipeline | None = None,
 ) -> None:
-    """Run a verb that changes one picture, or show what it would remake."""
+    """Run a verb that changes pictures, or show what it would remake."""
     verb = {**verb, "paste_original": paste_original}
     if feather is not None:
         verb["feather"] = feather
-    pipe = load(shared)
+    pipe = pipe or load(shared)
     if show_mask is None:
-        make(pipe, verb, [image], shared)
-        return
-    from smalti.cli.pictures import write_image
+        make(pipe, verb, images, shared)
+    else:
+        preview(pipe, verb, images, show_mask, shared)
 
-    preview = pipe.show_mask(request_of(pipe, verb, shared), [source(image)])
+
+def preview(pipe: Pipeline, verb: dict[str, Any], images: Sequence[Path], path: Path, shared: MakeOptions) -> None:
+    """Write what a verb would remake over what it starts from."""
+    from smalti.cli.pictures import check_picture, write_image
+
+    check_picture(path, option="--show-mask", force=shared.force)
+    shown = pipe.show_mask(request_of(pipe, verb, shared), images)
     terminal = Terminal(as_json=shared.json, quiet=shared.quiet)
-    write_image(preview, show_mask, force=shared.force)
-    terminal.path(show_mask)
+    write_image(shown, path, force=shared.force)
+    terminal.path(path)
     terminal.finish()
 
 
@@ -227,15 +244,6 @@ def load(shared: MakeOptions) -> Pipeline:
     from smalti.cli.pictures import load_pipeline
 
     return load_pipeline(shared.model, shared.device, shared.dtype)
-
-
-def source(path: Path) -> Any:
-    """A picture's path, or the grid in a codes file."""
-    if path.suffix == ".npz":
-        from smalti.formats.codes_file import load_codes
-
-        return load_codes(path).grid
-    return path
 
 
 def request_of(pipe: Pipeline, verb: dict[str, Any], shared: MakeOptions) -> Request:
@@ -247,8 +255,6 @@ def make(pipe: Pipeline, verb: dict[str, Any], images: Sequence[Path], shared: M
     from smalti.cli.pictures import Destination
 
     terminal = Terminal(as_json=shared.json, quiet=shared.quiet)
-    if shared.animation is not None and shared.animation.suffix.lower() not in (".gif", ".webp"):
-        raise UsageError(f"--animation {shared.animation}: the name must end in .gif or .webp", field="animation")
     request = request_of(pipe, verb, shared)
     destination = Destination(request.kind, request.seed, request.num_images, shared)
     started = time.monotonic()
@@ -259,9 +265,11 @@ def make(pipe: Pipeline, verb: dict[str, Any], images: Sequence[Path], shared: M
             batch = len(step.codes)
             advance((first + batch * (step.index + 1) / step.of) / request.num_images)
 
-        sources = [pipe.open(source(path)) for path in images]
-        for opened in sources:
-            terminal.remark(opened.remark)
+        sources = [pipe.open(path) for path in images]
+        for path, opened in zip(images, sources, strict=True):
+            terminal.remark(opened.remark and f"{path} is {opened.remark}")
+        if destination.loses_codes and shared.metadata:
+            terminal.remark(f"{destination.output.suffix} cannot carry codes and recipe: only .png does")
         try:
             for result in pipe.results(request, sources, on_step=on_step, record_history=shared.animation is not None):
                 done.append(result)
@@ -272,9 +280,9 @@ def make(pipe: Pipeline, verb: dict[str, Any], images: Sequence[Path], shared: M
             if done:
                 for path in destination.close(pipe.collect(request, done)):
                     terminal.path(path)
-    terminal.finish(
-        verb=request.kind,
-        model=pipe.name,
-        seeds=[r.seed for r in done],
-        seconds=round(time.monotonic() - started, 3),
-    )
+                terminal.finish(
+                    verb=request.kind,
+                    model=pipe.name,
+                    seeds=[r.seed for r in done],
+                    seconds=round(time.monotonic() - started, 3),
+                )

@@ -31,8 +31,9 @@ Dtype = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout instead of paths.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress, no remarks.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite outputs that exist.")]
-Output = Annotated[
-    Path | None,
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="The file to write.", rich_help_panel=OUTPUT)]
+Outputs = Annotated[
+    str | None,  # a path would forget the slash
     typer.Option(
         "-o", "--output", help="A file, or a folder (ending in /) for one file per result.", rich_help_panel=OUTPUT
     ),
@@ -47,7 +48,7 @@ RegionOption = Annotated[
     typer.Option(
         "--region",
         help="5:8,3:13 (rows,columns of cells) · center:8x6 · top:4 bottom:4 left:4 right:4 · mask.png (white) · "
-        "px:40:90,32:120 · joined with +",
+        "fit:mask.png (resized) · px:40:90,32:120 (pixels) · joined with +",
     ),
 ]
 Invert = Annotated[bool, typer.Option("--invert", help="Everything but the region.")]
@@ -107,7 +108,7 @@ class MakeOptions:
     overlap: Annotated[
         int | None, typer.Option(help="Cells shared by neighbouring windows.", rich_help_panel=SAMPLING)
     ] = None
-    output: Output = None
+    output: Outputs = None
     grid: Annotated[
         bool, typer.Option("--grid/--separate", help="One contact sheet of all results.", rich_help_panel=OUTPUT)
     ] = False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
-from smalti.errors import OutputError, UsageError
+from smalti.errors import ModelError, OutputError, UsageError
+from smalti.files import check_output, explained
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from smalti.pipeline.results import Result
 
 SUFFIXES = (".png", ".webp", ".jpg", ".jpeg")
+ANIMATIONS = (".gif", ".webp")
 
 
 def load_pipeline(model: str, device: str, dtype: str, *, local_files_only: bool = False) -> Pipeline:
@@ -37,6 +39,23 @@ def load_pipeline(model: str, device: str, dtype: str, *, local_files_only: bool
     return Pipeline.from_pretrained(model, device=device, dtype=cast("DType", dtype), local_files_only=local_files_only)
 
 
+def made_with(image: Path, name: str, device: str, dtype: str) -> Pipeline:
+    """The model that a picture's recipe names. Raises ModelError saying how to name another place."""
+    try:
+        # a name that came with a picture is a stranger's word: it must not start a download
+        return load_pipeline(name, device, dtype, local_files_only=True)
+    except ModelError as error:
+        raise ModelError(f"{image} was made with the model {name}, which is not found ({error}): "
+                         "say where it is with -m") from None  # fmt: skip
+
+
+def check_picture(path: Path, suffixes: Sequence[str] = SUFFIXES, *, option: str = "-o", force: bool = False) -> None:
+    """Refuse before any work a name that could not be written after."""
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{option} {path}: the name must end in one of {', '.join(suffixes)}", field="output")
+    check_output(path, force=force)
+
+
 def write_image(image: Image.Image, path: Path, *, metadata: bool = True, force: bool = False) -> None:
     """Write a picture by its suffix, atomically; only PNG carries codes and recipe."""
     from smalti.pipeline.recipe import save_image
@@ -48,20 +67,28 @@ class Destination:
     """Turns `-o`, `--grid` and `--animation` into files, and refuses before any work what it could not write after."""
 
     def __init__(self, verb: str, seed: int, count: int, options: MakeOptions) -> None:
-        self.options = options
-        output = options.output or Path(f"{verb}-{seed}.png" if options.grid or count == 1 else f"{verb}s")
-        self.folder = output.is_dir() or not output.suffix
-        self.output = output
-        if not self.folder and output.suffix.lower() not in SUFFIXES:
-            raise UsageError(f"-o {output}: the name must end in one of {', '.join(SUFFIXES)}", field="output")
-        self.verb, self.count = verb, count
-        planned = [self._name(seed + i) for i in range(count)] if self._separate else []
-        planned += [p for p in (self.sheet, options.animation) if p is not None]
-        for path in planned:
-            if path.exists() and not options.force:
-                raise OutputError(f"{path} exists already: give another name with -o, or --force")
+        self.options, self.verb, self.count = options, verb, count
+        given = options.output or (f"{verb}-{seed}.png" if options.grid or count == 1 else f"{verb}s/")
+        if given == "-":
+            raise UsageError("-o -: pictures are written to files, not to standard output", field="output")
+        self.output = Path(given)
+        with explained(self.output):
+            self.folder = given.endswith("/") or self.output.is_dir() or not self.output.suffix
+        pictures = [self._name(seed + i) for i in range(count)] if self._separate else []
+        pictures += [self.sheet] if self.sheet is not None else []
+        if options.animation is not None and options.animation in pictures:
+            raise UsageError(f"--animation {options.animation}: -o writes a file of this name", field="animation")
         if self.folder:
-            _make_folder(output)
+            _make_folder(self.output)
+        for path in pictures:
+            check_picture(path, force=options.force)
+        if options.animation is not None:
+            check_picture(options.animation, ANIMATIONS, option="--animation", force=options.force)
+
+    @property
+    def loses_codes(self) -> bool:
+        """Whether pictures are written in a format that cannot carry their codes and recipe."""
+        return self._separate and not self.folder and self.output.suffix.lower() != ".png"
 
     @property
     def _separate(self) -> bool:

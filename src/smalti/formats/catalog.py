@@ -21,7 +21,9 @@ def resolve(
 ) -> tuple[str, Path]:
     """The model's name as recipes write it, and its folder.
 
-    A Hub name is the only one that may use the network, and not with `local_files_only`.
+    A folder's name is its path as it was given, so that replaying a picture finds it again from the same place; of an
+    absolute path it is the last part, because a picture must not tell whose machine it was made on. A Hub name is the
+    only one that may use the network, and not with `local_files_only`.
     Raises ModelError naming what was asked for and what there is.
     """
     text = str(name)
@@ -35,7 +37,7 @@ def resolve(
         raise ModelError(f"no built-in model is called {short!r}; {hint}")
     folder = Path(text)
     if folder.is_dir():
-        return folder.resolve().name, folder
+        return folder.resolve().name if folder.is_absolute() else folder.as_posix(), folder
     if folder.exists():
         raise ModelError(f"{text} is a file, not a model folder; a foreign checkpoint needs: smalti import {text}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text):

@@ -137,6 +137,7 @@ def load_model(folder: str | Path) -> LoadedModel:
     if prior is None and index.get("window"):
         raise ModelError(f"{root / PRIOR} is missing, although {INDEX} speaks of a prior")
     _check_fit(tokenizer, prior)
+    _check_weights(root, index)
     return LoadedModel(tokenizer, prior, tokenizer_identity(tokenizer), index.get("sampler", {}), index.get("info", {}))
 
 
@@ -176,6 +177,14 @@ def tokenizer_identity(tokenizer: VQGAN) -> str:
         digest.update(f"\n{name} {tuple(plain.shape)}\n".encode())
         digest.update(plain.numpy().astype("<f4", copy=False).data)
     return digest.hexdigest()
+
+
+def _check_weights(root: Path, index: dict[str, Any]) -> None:
+    """Bits that tipped over, and files of another model that happen to fit, load as well as the right ones."""
+    for name, digest in index.get("sha256", {}).items():
+        path = root / name
+        if path.name == WEIGHTS and path.is_file() and sha256_file(path) != digest:
+            raise ModelError(f"{path} is not the file that was saved with this model: its sha256 differs")
 
 
 def _check_fit(tokenizer: VQGAN, prior: AbsorbingTransformer | None) -> None:

@@ -16,6 +16,7 @@ from PIL import Image, ImageDraw
 from smalti.codes import CodeGrid
 from smalti.errors import UsageError
 from smalti.files import write_bytes
+from smalti.pipeline.recipe import save_image
 from smalti.types import EMPTY, Codes
 
 EMPTY_COLOUR, HATCH_COLOUR = (38, 42, 54), (66, 72, 90)
@@ -33,7 +34,7 @@ class HistoryStep:
     """bool `(n, h, w)`: the cells filled at this step."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Output:
     """Results of one request, in order of their seeds."""
 
@@ -51,6 +52,12 @@ class Output:
     """Pixels per side of a cell."""
     history: list[HistoryStep] | None = field(default=None, repr=False)
 
+    def __repr__(self) -> str:
+        rows, columns = self.codes.shape[1:]
+        verb, first, n = self.params.get("kind"), self.images[0], len(self.images)
+        seeds = ", ".join(map(str, self.seeds))
+        return f"Output({verb}: {n} of {first.width}x{first.height} pixels, {rows}x{columns} codes; seeds {seeds})"
+
     @property
     def grids(self) -> list[CodeGrid]:
         """The codes as values that every verb accepts in place of a picture."""
@@ -59,6 +66,18 @@ class Output:
     def contact_sheet(self, columns: int | None = None, gap: int = 4) -> Image.Image:
         """All images in one, as near to a square as their shape allows."""
         return contact_sheet(self.images, columns=columns, gap=gap)
+
+    def save(self, path: str | Path, *, force: bool = False) -> list[Path]:
+        """Write the pictures with their recipes: one to `path`, several to names with their seeds, a-7.png for a.png.
+
+        Returns the paths. Raises OutputError for a file that exists, unless `force`.
+        """
+        first = Path(path)
+        several = len(self.images) > 1
+        paths = [first.with_name(f"{first.stem}-{s}{first.suffix}") if several else first for s in self.seeds]
+        for target, image in zip(paths, self.images, strict=True):
+            save_image(image, target, force=force)
+        return paths
 
     def animate(self, path: str | Path, *, seconds: float = 3.0, hold: float = 1.5, force: bool = False) -> None:
         """Write the fill as an animation, `.gif` or `.webp`: cells appear in the order they were filled.

@@ -24,16 +24,19 @@ from smalti.pipeline.compose import paste
 from smalti.pipeline.options import Options, StepCallback
 from smalti.pipeline.output import HistoryStep, Output, joined, marked, merge_histories, surprise_map
 from smalti.pipeline.results import Result, Score
-from smalti.pipeline.sources import Opened, Picture, open_source
-from smalti.pipeline.verbs import FillJob, Model, lower
+from smalti.pipeline.sources import Area, Opened, Picture, covers, open_source, region_text
+from smalti.pipeline.verbs import FillJob, Model, lower, remade_pixels
 from smalti.prior import AbsorbingTransformer
 from smalti.prior.kernels import DType, InferenceDenoiser, optimize_for_inference
-from smalti.regions import Piece, Region
+from smalti.regions import Piece
 from smalti.sampling import PRESETS, FillStep, SamplerOptions, elbo_bits, fill_steps, surprise
 from smalti.tokenizer import VQGAN, check_codes
 from smalti.types import EMPTY, Codes
 
-BATCH = 8  # results filled together when the caller does not say: bounds memory, keeps Ctrl-C losses small
+BATCH = 8
+CPU_BATCH = 2
+"""Results filled together when the caller does not say. A CPU is no faster with more, and each is shown when done,
+so that little is lost to Ctrl-C."""
 
 
 class Pipeline:
@@ -138,13 +141,13 @@ class Pipeline:
         """Make pictures from nothing, `height` x `width` cells (the model's own size by default)."""
         return self._verb({"kind": "generate", "height": height, "width": width}, [], options)
 
-    def keep(self, image: Picture, region: Region | str, *, grow: int = 0, **options: Unpack[Options]) -> Output:
-        """Keep a region and remake everything else."""
-        return self._verb({"kind": "keep", "region": str(region), "grow": grow}, [image], options)
+    def keep(self, image: Picture, region: Area, *, grow: int = 0, **options: Unpack[Options]) -> Output:
+        """Keep a region (or the white part of a mask) and remake everything else."""
+        return self._verb({"kind": "keep", "region": region_text(region), "grow": grow}, [image], options)
 
-    def inpaint(self, image: Picture, region: Region | str, *, grow: int = 0, **options: Unpack[Options]) -> Output:
+    def inpaint(self, image: Picture, region: Area, *, grow: int = 0, **options: Unpack[Options]) -> Output:
         """Remake a region (or the white part of a mask) and keep everything else."""
-        return self._verb({"kind": "inpaint", "region": str(region), "grow": grow}, [image], options)
+        return self._verb({"kind": "inpaint", "region": region_text(region), "grow": grow}, [image], options)
 
     def stitch(
         self,
@@ -155,7 +158,10 @@ class Pipeline:
         seam: int = 0,
         **options: Unpack[Options],
     ) -> Output:
-        """Lay pieces of several pictures on a `height` x `width` grid and fill the gaps; later pieces lie on top."""
+        """Lay pieces of several pictures on a `height` x `width` grid and fill the gaps; later pieces lie on top.
+
+        The decoder blends them into one picture; `paste_original=True` gives their pixels back as they were.
+        """
         images: list[Any] = []
         rows = []
         for piece in pieces:
@@ -163,7 +169,7 @@ class Pipeline:
             if not known:
                 images.append(piece.image)
             source = known[0] if known else len(images) - 1
-            rows.append({"source": source, "region": str(piece.region), "to": piece.to})
+            rows.append({"source": source, "region": region_text(piece.region), "to": piece.to})
         request = {"kind": "stitch", "pieces": rows, "height": height, "width": width, "seam": seam}
         return self._verb(request, images, options)
 
@@ -196,7 +202,7 @@ class Pipeline:
         return self._verb({"kind": "fill"}, [grid], options)
 
     def interrupt(self) -> None:
-        """Stop after the current step; the verb raises KeyboardInterrupt and finished results are kept."""
+        """Stop after the current step: the verb raises KeyboardInterrupt. `results` has yielded what was finished."""
         self._interrupted = True
 
     def _verb(self, verb: dict[str, Any], images: Sequence[Any], options: Options) -> Output:
@@ -206,8 +212,12 @@ class Pipeline:
         generator = given.pop("generator", None)
         if generator is not None:
             generators = [generator] if isinstance(generator, torch.Generator) else list(cast("Any", generator))
+            wanted = given.get("num_images", len(generators))
+            if not generators or (len(generators) > 1 and wanted != len(generators)):
+                count = len(generators)
+                raise UsageError(f"{wanted} results need one generator, or one each, not {count}", field="generator")
             seeds = [int(torch.randint(ask.MAX_SEED, (), generator=g)) for g in generators]
-            if len(seeds) > 1:
+            if len(seeds) > 1:  # seeds of their own
                 whole = self.request(verb, {**given, "num_images": len(seeds)})
                 requests = [whole.one(i).model_copy(update={"seed": seed}) for i, seed in enumerate(seeds)]
                 return joined([self.run(r, images, callback=callback, record_history=record) for r in requests])
@@ -282,12 +292,12 @@ class Pipeline:
         request: ask.Request,
         images: Sequence[Picture] = (),
         *,
-        batch: int = BATCH,
+        batch: int | None = None,
         callback: StepCallback | None = None,
         on_step: Callable[[int, FillStep], None] | None = None,
         record_history: bool = False,
     ) -> Iterator[Result]:
-        """Results one by one, as they are finished, `batch` of them filled together.
+        """Results one by one, as they are finished, `batch` of them filled together (by default as suits the device).
 
         `on_step(first index of the batch, step)` watches; `callback` may edit the codes (see `StepCallback`).
         Raises UsageError for a request that does not fit, KeyboardInterrupt after `interrupt()`.
@@ -297,6 +307,7 @@ class Pipeline:
         job = lower(request, [s.source for s in sources], self._model(request))
         denoiser = self._denoiser_for(job.codes)
         told = self._numbers(request)
+        batch = batch or (CPU_BATCH if self.device.type == "cpu" else BATCH)
         for first in range(0, len(job.codes), batch):
             start = job.codes[first : first + batch]
             seeds = [request.seed + first + i for i in range(len(start))]
@@ -317,7 +328,10 @@ class Pipeline:
                     on_step(first, step)
                 if callback is not None:
                     left = int((final == EMPTY).sum())
-                    edited = final = callback(self, step.index, left, {"codes": final.clone()})["codes"]
+                    answer = callback(self, step.index, left, {"codes": final.clone()})
+                    if not isinstance(answer, dict) or "codes" not in answer:
+                        raise UsageError("callback_on_step_end must return its last argument, with the codes in it")
+                    edited = final = answer["codes"]
                 if self._interrupted:
                     raise KeyboardInterrupt
             yield from self._finish(request, job, first, final, history, sources)
@@ -359,7 +373,8 @@ class Pipeline:
 
     def decode(self, codes: CodeGrid | Codes) -> list[Image.Image]:
         """Pictures of a grid, or of codes `(n, h, w)`. Raises UsageError for empty cells or codes out of range."""
-        tensor = codes.codes[None] if isinstance(codes, CodeGrid) else codes
+        tensor = codes.codes if isinstance(codes, CodeGrid) else codes
+        tensor = tensor[None] if tensor.ndim == 2 else tensor
         if isinstance(codes, CodeGrid) and codes.model and self.identity and codes.model != self.identity:
             raise UsageError(f"these codes belong to another model than {self.name}; decode them with their own")
         try:
@@ -374,15 +389,22 @@ class Pipeline:
         width, height = opened.source.size
         return self.decode(opened.source.encode(None)[None])[0].crop((0, 0, width, height))
 
-    def score(self, image: Picture, *, seed: int = 0, label: str | int | None = None) -> Score:
+    def score(
+        self,
+        image: Picture,
+        *,
+        seed: int = 0,
+        label: str | int | None = None,
+        on_progress: Callable[[float], None] = lambda done: None,
+    ) -> Score:
         """How likely the model finds the picture's codes, in bits, and where it is surprised; `label`: as one of that
         class. Raises UsageError for a class that the model does not know."""
         number = labels.numbers(label, 1, self.classes, self.name)
         opened = self.open(image)
         codes = opened.source.encode(None)[None]
         denoiser = self._denoiser_for(codes)
-        bits = float(elbo_bits(denoiser, codes, seeds=[seed], label=number)[0])
-        cells = surprise(denoiser, codes, label=number)[0]
+        bits = float(elbo_bits(denoiser, codes, seeds=[seed], label=number, report=lambda d: on_progress(0.8 * d))[0])
+        cells = surprise(denoiser, codes, label=number, report=lambda d: on_progress(0.8 + 0.2 * d))[0]
         values = 3 * opened.source.size[0] * opened.source.size[1]
         picture = surprise_map(cells, self.tokenizer.cell, opened.source.size)
         return Score(bits, bits * codes.numel() / values, cells, picture)
@@ -390,7 +412,8 @@ class Pipeline:
     def check_replay(self, image: Picture) -> tuple[Output, int]:
         """Fill again what a picture's recipe says was filled; the result, and how many cells differ from its codes.
 
-        Raises UsageError if the picture carries no recipe, or codes of another model.
+        Kept pixels are taken from the picture itself; from one that was changed since, none are, and the result is the
+        decoder's throughout. Raises UsageError if the picture carries no recipe, or codes of another model.
         """
         picture = image if isinstance(image, Image.Image) else open_image(cast("str | Path", image))
         recipe = recipes.read(picture)
@@ -398,12 +421,20 @@ class Pipeline:
             raise UsageError("this picture carries no smalti recipe: nothing to replay")
         grid = recipe.grid_codes()
         if recipe.model.sha256 not in (None, self.identity):
-            raise UsageError(f"this picture was made by {recipe.model.name}, not by this {self.name}: give -m")
+            raise UsageError(f"this picture was made by another model than {self.name}: by {recipe.model.name}")
         start = grid.masked(recipe.filled_mask())
         sampler = SamplerOptions.model_validate(recipe.params["sampler"])
         output = self(start, sampler=sampler, seed=recipe.seed, label=recipe.params.get("label"))
-        again = recipe.model_copy(update={"pasted": False})  # the decoder's picture: the original's pixels are not here
-        output = dataclasses.replace(output, images=[recipes.embed(output.images[0], again)], params=recipe.params)
+        made, pasted = output.images[0], recipe.pasted and recipes.unchanged(picture, recipe)
+        if covers(grid, picture.size, self.tokenizer.cell):
+            made = made.crop((0, 0, *picture.size))
+        if pasted:
+            request = ask.validated(recipe.params)
+            assert isinstance(request, ask.EditRequest)
+            mask = remade_pixels(request, picture.size, recipe.filled_mask(), self.tokenizer.cell)
+            made = paste(picture, made, mask, feather=request.feather)
+        made = recipes.embed(made, recipe.model_copy(update={"pasted": pasted}))
+        output = dataclasses.replace(output, images=[made], params=recipe.params)
         return output, output.grids[0].count_different(grid)
 
     @classmethod

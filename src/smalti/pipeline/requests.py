@@ -32,6 +32,12 @@ class VerbRequest(BaseModel):
     sampler: SamplerOptions = Field(SamplerOptions(), description="order, schedule, steps, temperature ...")
 
     @model_validator(mode="after")
+    def _one_seed_each(self) -> Self:
+        if self.seed + self.num_images - 1 > MAX_SEED:
+            raise ValueError(f"seed: {self.num_images} results from {self.seed} on need seeds above {MAX_SEED}")
+        return self
+
+    @model_validator(mode="after")
     def _one_label_each(self) -> Self:
         if isinstance(self.label, tuple) and len(self.label) != self.num_images:
             raise ValueError(f"label: {self.num_images} results need one label, or {self.num_images} of them, "
@@ -85,7 +91,7 @@ class StitchPiece(BaseModel):
     to: tuple[int, int] | None = Field(None, description="row, column of the region's top left; in place by default")
 
 
-class Stitch(VerbRequest):
+class Stitch(EditRequest):
     """Lay pieces of several pictures on an empty grid and fill the gaps."""
 
     kind: Literal["stitch"] = "stitch"
@@ -93,6 +99,8 @@ class Stitch(VerbRequest):
     height: int | None = Field(None, ge=1, le=4096, description="rows of cells; the first source's by default")
     width: int | None = Field(None, ge=1, le=4096, description="columns of cells; the first source's by default")
     seam: Cells = Field(0, description="also remake this many rings of cells inside the rim of each piece")
+    # the decoder blends pieces into one picture; their own pixels would show where hair or light were others
+    paste_original: bool = Field(False, description="pixels of the pieces come back byte-identical")
 
 
 class Extend(EditRequest):

@@ -1,4 +1,4 @@
-"""From whatever a verb accepts to a `Source`: a PIL image, a path, a grid of codes."""
+"""From whatever a verb accepts to a `Source`: a PIL image, a path to a picture or to saved codes, a grid of codes."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from smalti.codes import CodeGrid
 from smalti.errors import UsageError
+from smalti.formats.codes_file import load_codes
 from smalti.images import open_image, to_tensor
 from smalti.pipeline import recipe as recipes
 from smalti.pipeline.compose import prefill
 from smalti.pipeline.verbs import Source
+from smalti.regions import Region
 from smalti.tokenizer import VQGAN
 from smalti.types import PixelMask
 
@@ -31,7 +34,18 @@ class Opened:
 
 
 Picture = Image.Image | CodeGrid | str | Path | Opened
-"""What every verb accepts: a PIL image, a grid of codes, a path, or any of them already opened."""
+"""What every verb accepts: a PIL image, a grid of codes, a path to a picture or to a .npz of codes, or any of them
+already opened."""
+
+Area = Region | str | Path | Image.Image | torch.Tensor | np.ndarray[Any, Any]
+"""What says which part of a picture: a region, its text, or a mask whose white (or True) pixels are meant."""
+
+
+def region_text(area: Area) -> str:
+    """The region as requests write it. Raises UsageError for what is neither region nor mask."""
+    if isinstance(area, Image.Image | torch.Tensor | np.ndarray):
+        return str(Region.from_mask(area))
+    return str(Region.parse(str(area)))
 
 
 def open_source(image: Picture, tokenizer: VQGAN, identity: str | None) -> Opened:
@@ -42,11 +56,18 @@ def open_source(image: Picture, tokenizer: VQGAN, identity: str | None) -> Opene
     if isinstance(image, Opened):
         return image
     if isinstance(image, CodeGrid):
-        return _from_grid(image, tokenizer, identity)
+        return _from_grid(image, None, "codes", tokenizer, identity)
+    given: object = image
+    if not isinstance(given, str | Path | Image.Image):
+        kind = type(given).__name__
+        raise UsageError(f"a picture is a PIL image, a path or a CodeGrid, not {kind} (Image.fromarray)", field="image")
     name = Path(image).name if isinstance(image, str | Path) else "picture"
+    if isinstance(image, str | Path) and Path(image).suffix.lower() == ".npz":
+        saved = load_codes(image)
+        return _from_grid(saved.grid, saved.size, name, tokenizer, identity)
     picture = open_image(image)
     grid, why = recipes.codes_of(picture, identity)
-    if grid is not None and not _covers(grid, picture, tokenizer):
+    if grid is not None and not _fits(grid, picture.size, tokenizer):
         grid, why = None, "re-encoded: its codes do not fit its size"  # only a forged recipe gets here
     if grid is not None:
         codes = grid.codes
@@ -60,15 +81,29 @@ def open_source(image: Picture, tokenizer: VQGAN, identity: str | None) -> Opene
     return Opened(Source(encode, picture.size, picture, name), {"picture": name, "codes": "encoded"}, why)
 
 
-def _covers(grid: CodeGrid, picture: Image.Image, tokenizer: VQGAN) -> bool:
-    shape = (-(-picture.height // tokenizer.cell), -(-picture.width // tokenizer.cell))
-    return grid.shape == shape and grid.codebook_size == tokenizer.codebook_size and not bool(grid.empty.any())
+def covers(grid: CodeGrid, size: tuple[int, int], cell: int) -> bool:
+    """Whether a picture of `size` (width, height) pixels has just these rows and columns of cells."""
+    return grid.shape == (-(-size[1] // cell), -(-size[0] // cell))
 
 
-def _from_grid(grid: CodeGrid, tokenizer: VQGAN, identity: str | None) -> Opened:
+def _fits(grid: CodeGrid, size: tuple[int, int], tokenizer: VQGAN) -> bool:
+    return (
+        covers(grid, size, tokenizer.cell)
+        and grid.codebook_size == tokenizer.codebook_size
+        and not bool(grid.empty.any())
+    )
+
+
+def _from_grid(
+    grid: CodeGrid, size: tuple[int, int] | None, name: str, tokenizer: VQGAN, identity: str | None
+) -> Opened:
     if grid.codebook_size != tokenizer.codebook_size or (grid.model and identity and grid.model != identity):
         raise UsageError(
             "these codes belong to another model: load it, or decode them there and edit the picture", field="codes"
         )
-    size = (grid.width * tokenizer.cell, grid.height * tokenizer.cell)
-    return Opened(Source(lambda _: grid.codes, size, name="codes"), {"codes": "given"})
+    size = size or (grid.width * tokenizer.cell, grid.height * tokenizer.cell)
+    if not covers(grid, size, tokenizer.cell):
+        raise UsageError(
+            f"{name}: {grid.height}x{grid.width} codes are not those of {size[0]}x{size[1]} pixels", field="codes"
+        )
+    return Opened(Source(lambda _: grid.codes, size, name=name), {"codes": "given"})

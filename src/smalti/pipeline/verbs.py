@@ -104,13 +104,12 @@ def fill(request: ask.Fill, source: Source) -> FillJob:
 
 def keep(request: ask.Keep, source: Source, model: Model) -> FillJob:
     """Everything outside the region is empty; a cell is kept only if all its pixels are."""
-    kept = Region.parse(request.region).to_pixels(source.size[1], source.size[0], model.cell)
+    kept = _selected(request, source.size, model.cell)
     if not kept.any():
         raise UsageError("the region is empty: nothing would be kept; use generate", field="region")
-    remade = ~kept
-    if not remade.any():
+    if kept.all():
         raise UsageError("the region is the whole picture: nothing would be remade", field="region")
-    job = _edit(request, source, model, remade, request.grow)
+    job = _edit(request, source, model)
     if bool((job.codes == EMPTY).all()):
         raise UsageError("the region holds no whole cell: nothing would be kept; make it larger", field="region")
     return job
@@ -118,12 +117,15 @@ def keep(request: ask.Keep, source: Source, model: Model) -> FillJob:
 
 def inpaint(request: ask.Inpaint, source: Source, model: Model) -> FillJob:
     """The region's cells are empty; a cell is remade if any of its pixels is."""
-    remade = Region.parse(request.region).to_pixels(source.size[1], source.size[0], model.cell)
+    remade = _selected(request, source.size, model.cell)
     if not remade.any():
         raise UsageError("the region is empty: nothing would be remade", field="region")
     if remade.all():
         raise UsageError("the region is the whole picture: nothing would be kept; use generate", field="region")
-    return _edit(request, source, model, remade, request.grow)
+    job = _edit(request, source, model)
+    if request.grow and bool((job.codes == EMPTY).all()):
+        raise UsageError(f"grown by {request.grow} cells, the region is the whole picture: use generate", field="grow")
+    return job
 
 
 def extend(request: ask.Extend, source: Source, model: Model) -> FillJob:
@@ -131,14 +133,9 @@ def extend(request: ask.Extend, source: Source, model: Model) -> FillJob:
     cell = model.cell
     width, height = source.size
     wide = (width + (request.left + request.right) * cell, height + (request.top + request.bottom) * cell)
-    x, y, seam = request.left * cell, request.top * cell, request.seam * cell
-    remade = torch.ones(wide[1], wide[0], dtype=torch.bool)
-    # a seam runs along the sides that grow, the others keep their edge
-    y0, y1 = y + seam * bool(request.top), y + height - seam * bool(request.bottom)
-    x0, x1 = x + seam * bool(request.left), x + width - seam * bool(request.right)
-    if y1 <= y0 or x1 <= x0:
+    remade = _added(request, wide, cell)
+    if remade.all():
         raise UsageError(f"a seam of {request.seam} cells leaves nothing of the picture", field="seam")
-    remade[y0:y1, x0:x1] = False
 
     codes = torch.full((-(-wide[1] // cell), -(-wide[0] // cell)), EMPTY)
     inner = source.encode(None)
@@ -147,30 +144,45 @@ def extend(request: ask.Extend, source: Source, model: Model) -> FillJob:
     original = None
     if request.paste_original and source.picture is not None:
         original = Image.new("RGB", wide)
-        original.paste(source.picture, (x, y))
+        original.paste(source.picture, (request.left * cell, request.top * cell))
         if "icc_profile" in source.picture.info:
             original.info["icc_profile"] = source.picture.info["icc_profile"]
     return FillJob(_repeat(codes, request.num_images), wide, original, remade[None], request.feather)
 
 
 def stitch(request: ask.Stitch, sources: Sequence[Source], model: Model) -> FillJob:
-    """Pieces in order on an empty grid, later ones on top; the picture is the decoder's throughout."""
-    first = sources[0].size
-    h = request.height or -(-first[1] // model.cell)
-    w = request.width or -(-first[0] // model.cell)
-    canvas = torch.full((h, w), EMPTY)
+    """Pieces in order on an empty grid, codes and pixels, later ones on top."""
+    first, cell = sources[0].size, model.cell
+    h, w = request.height or -(-first[1] // cell), request.width or -(-first[0] // cell)
+    canvas = _Canvas(torch.full((h, w), EMPTY), Image.new("RGB", (w * cell, h * cell)),
+                     torch.ones(h * cell, w * cell, dtype=torch.bool))  # fmt: skip
     for number, piece in enumerate(request.pieces):
         if piece.source >= len(sources):
             raise UsageError(f"piece {number} asks for source {piece.source}, but there are {len(sources)}")
         _lay(canvas, piece, number, sources[piece.source], model, request.seam)
-    if not bool((canvas == EMPTY).any()):
-        raise UsageError("the pieces cover every cell: nothing to fill; make one smaller or add --seam 1")
-    return FillJob(_repeat(canvas, request.num_images), (w * model.cell, h * model.cell))
+    if not bool((canvas.codes == EMPTY).any()):
+        hint = " or add --seam 1" if len(request.pieces) > 1 and not request.seam else ""
+        raise UsageError(f"the pieces cover every cell: nothing to fill; make one smaller{hint}")
+    original = canvas.picture if request.paste_original and not canvas.remade.all() else None
+    codes = _repeat(canvas.codes, request.num_images)
+    return FillJob(codes, canvas.picture.size, original, canvas.remade[None], request.feather)
 
 
-def _lay(canvas: torch.Tensor, piece: ask.StitchPiece, number: int, source: Source, model: Model, seam: int) -> None:
-    h, w = canvas.shape
-    codes = source.encode(None)
+@dataclass(frozen=True)
+class _Canvas:
+    """What a stitch is laid on, and written to piece by piece."""
+
+    codes: torch.Tensor
+    """int64 `(h, w)`."""
+    picture: Image.Image
+    """Pixels of the pieces."""
+    remade: PixelMask
+    """bool `(H, W)`: pixels that no piece brought."""
+
+
+def _lay(canvas: _Canvas, piece: ask.StitchPiece, number: int, source: Source, model: Model, seam: int) -> None:
+    h, w = canvas.codes.shape
+    codes, cell = source.encode(None), model.cell
     taken = Region.parse(piece.region).to_pixels(source.size[1], source.size[0], model.cell)
     cells = ~cells_of_pixels(~taken, model.cell)  # whole cells only
     rows, cols = cells.nonzero(as_tuple=True)
@@ -184,11 +196,36 @@ def _lay(canvas: torch.Tensor, piece: ask.StitchPiece, number: int, source: Sour
             f"outside the {h}x{w} grid: move it or give --size",
             field="pieces",
         )
-    canvas[to_rows, to_cols] = codes[rows, cols]
-    if seam:
-        core = ~grow(~cells, seam)
-        rim = (cells & ~core)[rows, cols]
-        canvas[to_rows[rim], to_cols[rim]] = EMPTY
+    placed = torch.zeros(h, w, dtype=torch.bool)
+    placed[to_rows, to_cols] = True
+    core = ~grow(~placed, seam) & placed  # nothing joins a piece at the canvas's own edge
+    if not core.any():
+        raise UsageError(f"a seam of {seam} cells leaves nothing of piece {number} ({piece.region})", field="seam")
+    canvas.codes[to_rows, to_cols] = codes[rows, cols]
+    canvas.codes[placed & ~core] = EMPTY
+    canvas.remade[pixels_of_cells(placed, cell, h * cell, w * cell)] = True
+    _lay_pixels(canvas, core, source, (int(to_cols[0] - cols[0]) * cell, int(to_rows[0] - rows[0]) * cell))
+
+
+def _lay_pixels(canvas: _Canvas, core: CellMask, source: Source, at: tuple[int, int]) -> None:
+    """The source's pixels under the cells `core`, the source's top left corner at (x, y) `at`, maybe outside."""
+    picture = source.picture
+    if picture is None:
+        return
+    profile = picture.info.get("icc_profile")
+    if canvas.remade.all() and profile is not None:
+        canvas.picture.info["icc_profile"] = profile
+    if canvas.picture.info.get("icc_profile") != profile:
+        return  # bytes of another colour space would mean other colours here: the decoder's are used
+    height, width = canvas.remade.shape
+    within = Image.new("1", (width, height))
+    within.paste(True, (*at, at[0] + picture.width, at[1] + picture.height))
+    cell = height // core.shape[0]
+    kept = pixels_of_cells(core, cell, height, width) & torch.from_numpy(np.array(within))
+    moved = Image.new("RGB", (width, height))
+    moved.paste(picture, at)
+    canvas.picture.paste(moved, mask=Image.fromarray(kept.numpy()))
+    canvas.remade[kept] = False
 
 
 def variations(request: ask.Variations, source: Source, model: Model) -> FillJob:
@@ -226,10 +263,43 @@ def _empty_cells(
     return FillJob(grids, source.size, original, remade, request.feather)
 
 
-def _edit(request: ask.Keep | ask.Inpaint, source: Source, model: Model, remade: PixelMask, rings: int) -> FillJob:
-    width, height = source.size
-    if rings:
-        remade = remade | pixels_of_cells(grow(cells_of_pixels(remade, model.cell), rings), model.cell, height, width)
+def remade_pixels(request: ask.Request, size: tuple[int, int], filled: CellMask, cell: int) -> PixelMask:
+    """bool `(H, W)`: pixels of a finished edit of `size` (width, height) that came from the decoder.
+
+    `filled` bool `(h, w)`: the cells that the request had filled, for verbs that do not choose them by a region.
+    """
+    if isinstance(request, ask.Extend):
+        return _added(request, size, cell)
+    if isinstance(request, ask.Keep | ask.Inpaint):
+        return _remade(request, size, cell)
+    return pixels_of_cells(filled, cell, size[1], size[0])
+
+
+def _selected(request: ask.Keep | ask.Inpaint, size: tuple[int, int], cell: int) -> PixelMask:
+    return Region.parse(request.region).to_pixels(size[1], size[0], cell)
+
+
+def _remade(request: ask.Keep | ask.Inpaint, size: tuple[int, int], cell: int) -> PixelMask:
+    selected = _selected(request, size, cell)
+    remade = ~selected if isinstance(request, ask.Keep) else selected
+    if request.grow:
+        grown = grow(cells_of_pixels(remade, cell), request.grow)
+        remade = remade | pixels_of_cells(grown, cell, size[1], size[0])
+    return remade
+
+
+def _added(request: ask.Extend, wide: tuple[int, int], cell: int) -> PixelMask:
+    """The margin of the extended picture of size `wide`, and the seam along the sides that grow."""
+    remade = torch.ones(wide[1], wide[0], dtype=torch.bool)
+    seam = request.seam
+    y0, y1 = request.top + seam * bool(request.top), request.bottom + seam * bool(request.bottom)
+    x0, x1 = request.left + seam * bool(request.left), request.right + seam * bool(request.right)
+    remade[y0 * cell : max(0, wide[1] - y1 * cell), x0 * cell : max(0, wide[0] - x1 * cell)] = False
+    return remade
+
+
+def _edit(request: ask.Keep | ask.Inpaint, source: Source, model: Model) -> FillJob:
+    remade = _remade(request, source.size, model.cell)
     codes = source.encode(remade).clone()
     codes[cells_of_pixels(remade, model.cell)] = EMPTY
     original = source.picture if request.paste_original else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -75,6 +75,7 @@ def elbo_bits(
     strata: int = 16,
     label: Tensor | int | None = None,
     max_batch: int = 64,
+    report: Callable[[float], None] = lambda done: None,
 ) -> Tensor:
     """An unbiased estimate of the bound on bits per cell, float64 `(n,)`, over all sequences of cells.
 
@@ -102,6 +103,7 @@ def elbo_bits(
         bits = np.zeros(grid.shape)
         _add_bits(bits, denoiser, now, grid, covers, given, SamplerOptions(max_batch=max_batch))
         total += bits.sum((1, 2)) / (now == EMPTY).sum((1, 2)).numpy()
+        report((stratum + 1) / parts)
     return torch.from_numpy(total / parts)
 
 
@@ -112,6 +114,7 @@ def surprise(
     cosets: int = 4,
     label: Tensor | int | None = None,
     max_batch: int = 64,
+    report: Callable[[float], None] = lambda done: None,
 ) -> Tensor:
     """How unexpected each code is where it stands: `-log2 p(x_i | rest)` in bits, float32 `(n, h, w)`.
 
@@ -125,12 +128,13 @@ def surprise(
     every = np.ones((height, width), np.bool_)
     order = BlueNoise().arrange(every, Schedule(cosets, linear), seed=0)
     bits = np.zeros(grid.shape)
-    for cells in np.split(order.cells, np.cumsum(order.counts)[:-1]):
+    for turn, cells in enumerate(np.split(order.cells, np.cumsum(order.counts)[:-1])):
         now = grid.clone()
         now.view(len(grid), -1)[:, torch.from_numpy(cells)] = EMPTY
         cover = _roomy_cover(denoiser, (height, width), cells)
         covers = [(i, cover) for i in range(len(grid))]
         _add_bits(bits, denoiser, now, grid, covers, given, SamplerOptions(max_batch=max_batch))
+        report((turn + 1) / len(order.counts))
     return torch.from_numpy(bits).float()
 
 
