@@ -78,10 +78,15 @@ class MakeOptions:
     seed: Seed = 0
     preset: Annotated[str | None, typer.Option(help="fast, balanced or best.", rich_help_panel=SAMPLING)] = None
     steps: Annotated[
-        int | None, typer.Option(help="Steps of the fill, at most one per cell.", rich_help_panel=SAMPLING)
+        int | None,
+        typer.Option(help="Steps of the fill, at most one per cell; 24 by default.", min=1, rich_help_panel=SAMPLING),
     ] = None
     temperature: Annotated[
-        float | None, typer.Option(help="1 samples the model; below tidier, above stranger.", rich_help_panel=SAMPLING)
+        float | None,
+        typer.Option(
+            help="1 samples the model; below tidier, above stranger. The built-in models start at 0.85.",
+            rich_help_panel=SAMPLING,
+        ),
     ] = None
     order: Annotated[
         str | None,

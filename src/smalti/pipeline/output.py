@@ -138,7 +138,7 @@ def marked(picture: Image.Image | None, empty: torch.Tensor, cell: int, size: tu
     base = Image.new("RGB", size, EMPTY_COLOUR)
     if picture is not None:
         base.paste(picture)
-    return hatched(base, empty, cell)
+    return Image.blend(base, hatched(base, empty, cell), 0.75)  # so that one still sees what will go
 
 
 def joined(outputs: Sequence[Output]) -> Output:
