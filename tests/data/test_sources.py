@@ -138,6 +138,17 @@ def test_shards_that_cannot_be_read(tmp_path: Path) -> None:
 # --- LSUN -------------------------------------------------------------------------------------------------------------
 
 
+def test_half_of_an_lmdb_is_named(tmp_path: Path) -> None:
+    lmdb = pytest.importorskip("lmdb")
+    with lmdb.open(str(tmp_path), map_size=1 << 20) as environment, environment.begin(write=True) as transaction:
+        for seed in range(20):
+            transaction.put(b"%040x" % seed, png(seed))
+    file = tmp_path / "data.mdb"
+    file.write_bytes(file.read_bytes()[:9000])
+    with pytest.raises(DataError, match=r"data.mdb is incomplete: 9,000 of"):
+        open_source(tmp_path)
+
+
 def test_lsun(tmp_path: Path) -> None:
     lmdb = pytest.importorskip("lmdb")
     folder = tmp_path / "church_outdoor_val_lmdb"
@@ -206,6 +217,12 @@ def test_tables(write: Callable[[Path, int], None], name: str, tmp_path: Path) -
         same(path, list(range(11)))
         assert open_source(path).labels == [("cat", "dog")[seed % 2] for seed in range(11)]
     assert open_picture(open_source(tmp_path / name), 0).tobytes() == picture(0).tobytes()
+
+
+def test_a_table_beside_pictures_is_about_them(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "metadata.parquet", 3)
+    (tmp_path / "a.png").write_bytes(png(0))
+    assert open_source(tmp_path).names == ["a.png"]
 
 
 def test_only_the_training_split_is_read(tmp_path: Path) -> None:

@@ -90,12 +90,14 @@ def test_weights_and_moments_to_the_byte() -> None:
 
 
 def test_the_estimate_in_words() -> None:
-    words = in_words("prior", 5_660_000, COSTS, Length(steps=1000), 16, 4, 6 * GB, 1)
+    words = in_words("prior", 5_660_000, COSTS, Length(steps=1000), 0, 16, 4, 6 * GB, 1)
     assert words == "prior: 5.66 M weights; about 4.5 GB of memory (6.0 GB free) and 1.2 s a step: " \
         "1,000 steps in about 20:00"  # fmt: skip
-    words = in_words("prior", 5_660_000, COSTS, Length(budget_minutes=10), 16, 4, 6 * GB, 2)
+    words = in_words("prior", 5_660_000, COSTS, Length(budget_minutes=10), 0, 16, 4, 6 * GB, 2)
     assert "in each of 2 processes" in words
     assert words.endswith("about 500 steps in 10 minutes")
+    words = in_words("prior", 5_660_000, COSTS, Length(steps=1000), 0.9, 16, 4, 6 * GB, 1)
+    assert words.endswith("100 more steps in about 2:00"), "of a resumed run, what is left"
 
 
 class Heard(SilentProgress):

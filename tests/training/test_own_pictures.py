@@ -26,6 +26,14 @@ def test_a_path_is_the_data_of_a_preset(pictures: Path, tmp_path: Path) -> None:
     assert (faces.info, faces.data.make, faces.data.validation) == ({}, None, None), "its card is about other pictures"
 
 
+def test_few_pictures_make_smaller_batches(pictures: Path) -> None:
+    said: list[str] = []
+    found = recipe_for(str(pictures), ["tokenizer.batch=16"], message=said.append)
+    assert (found.tokenizer.batch, found.prior.batch) == (16, 32), "38 pictures to train on"
+    assert said == ["few pictures: prior.batch=32"]
+    assert recipe_for(str(pictures), ["prior.batch=100"]).prior.batch == 100, "which is refused later"
+
+
 def test_what_is_a_recipe_stays_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("tiny").mkdir()

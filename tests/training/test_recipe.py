@@ -81,9 +81,9 @@ def test_a_resolved_recipe_reads_back_the_same(tmp_path: Path, recipe: Recipe) -
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ("prior.stpes=7", "no field prior.stpes; did you mean steps?"),
+        ("prior.stpes=7", "no field prior.stpes; did you mean prior.steps?"),
         ("piror.steps=7", "did you mean prior?"),
-        ("prior.learning_rate.peek=1", "did you mean peak?"),
+        ("prior.learning_rate.peek=1", "did you mean prior.learning_rate.peak?"),
         ("prior.steps=0", "prior.steps: Input should be greater than or equal to 1 (given: 0)"),
         ("prior.batch=many", "prior.batch"),
         ("stage=all", "stage: Input should be 'both', 'tokenizer', 'decoder' or 'prior' (given: all)"),
@@ -103,6 +103,10 @@ def test_wrong_changes(change: str, says: str) -> None:
     ("change", "says"),
     [
         ("prior.size=smal", "did you mean small?"),
+        ("prior.model.width=8", "width follows from data.size"),
+        ("data.size=32by48", "height x width as 96x128"),
+        ("tokenizer.losses={adversarial: 0.1, gan_start: 5000}", "the critic would never be heard"),
+        ("prior={shard: true, optimizer: muon}", "Muon needs whole matrices"),
         ("tokenizer.size=lean", "vqgan_lean"),
         ("prior.model={d_modle: 8}", "did you mean d_model?"),
         ("prior.model={d_model: 10, n_heads: 3}", "not a multiple"),

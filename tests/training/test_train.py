@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ import yaml
 from smalti.errors import DataError, ModelError, OutputError, UsageError
 from smalti.formats.folder import load_model, verify
 from smalti.training import Recipe, export, load_recipe, train
+from smalti.training.overview import announced
 from smalti.training.progress import Report, SilentProgress, duration, one_line
+from smalti.training.recipe import explained_yaml
 
 
 class Record(SilentProgress):
@@ -40,7 +44,7 @@ def test_both_stages_then_resume_then_export(recipe: Recipe, tmp_path: Path) -> 
     assert model.prior.window == (4, 4)
     assert model.info["name"] == "toy"
     assert "reconstruction PSNR" in model.info["metrics"]
-    assert set(seen.stages) == {"tokenizer", "codes", "prior"}
+    assert set(seen.stages) == {"pictures", "tokenizer", "codes", "prior"}
     run = tmp_path / "run"
     assert {"config.yaml", "env.json", "metrics.jsonl", "samples", "cache"} <= {p.name for p in run.iterdir()}
     assert list((run / "samples").glob("prior-samples-*.png"))
@@ -56,6 +60,64 @@ def test_both_stages_then_resume_then_export(recipe: Recipe, tmp_path: Path) -> 
     looked = load_model(export(run, tmp_path / "look")).prior
     assert looked is not None
     assert all(torch.equal(weights[name], value) for name, value in looked.state_dict().items())
+
+
+def test_a_refused_run_leaves_the_earlier_one_as_it_was(fields: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+    train(changed(fields))
+    config = tmp_path / "run" / "config.yaml"
+    before, others = config.read_bytes(), tmp_path / "others"
+    shutil.copytree(pictures, others)
+    next(path for path in others.rglob("*.png")).unlink()
+    elsewhere = {"data": {**fields["data"], "path": str(others)}}
+    with pytest.raises(OutputError, match="already holds a tokenizer run"):
+        train(changed(fields, seed=5, **elsewhere))
+    with pytest.raises(DataError, match="the training data changed"):
+        train(changed(fields, **elsewhere), resume=True)
+    wider = {**fields["prior"], "model": {**fields["prior"]["model"], "d_model": 32}}
+    with pytest.raises(UsageError, match="another prior configuration"):
+        train(changed(fields, prior=wider), resume=True)
+    assert config.read_bytes() == before
+    train(load_recipe(config), resume=True)
+
+
+def test_two_processes_do_not_train_the_same_run(recipe: Recipe, tmp_path: Path) -> None:
+    with announced(tmp_path / "run"):
+        held = subprocess.run(
+            [sys.executable, "-m", "smalti", "train", str(_written(recipe, tmp_path))],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+    assert held.returncode == 1
+    assert "is being trained already" in held.stderr
+    assert not (tmp_path / "run").exists()
+    with announced(tmp_path / "run"):
+        pass  # nobody holds it any more
+
+
+def _written(recipe: Recipe, folder: Path) -> Path:
+    path = folder / "recipe.yaml"
+    path.write_text(explained_yaml(recipe))
+    return path
+
+
+def test_a_run_explains_its_recipe(recipe: Recipe, tmp_path: Path) -> None:
+    text = explained_yaml(recipe)
+    assert "# Optimizer steps. The same recipe then gives the same weights" in text
+    assert load_recipe(_written(recipe, tmp_path)) == recipe
+    fields = yaml.safe_load(text)
+    assert fields == recipe.model_dump(mode="json")
+    for line, nextline in pairwise(text.splitlines()):
+        assert nextline.strip().startswith("#") or line.strip().startswith("#"), f"{nextline} is not explained"
+
+
+def test_runs_below_the_pictures_are_no_pictures(fields: dict[str, Any], pictures: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(pictures, place)
+    here = {"data": {**fields["data"], "path": str(place)}, "run": str(place / "runs" / "mine")}
+    train(changed(fields, **here))
+    assert list((place / "runs/mine/samples").glob("*.png"))
+    train(changed(fields, **here), resume=True)  # the data have not changed
+    with pytest.raises(UsageError, match="holds the pictures"):
+        train(changed(fields, **{**here, "run": str(place)}))
 
 
 def test_one_stage_after_the_other_is_both_at_once(fields: dict[str, Any], tmp_path: Path) -> None:
@@ -94,12 +156,15 @@ def test_training_on_from_a_model(fields: dict[str, Any], tmp_path: Path) -> Non
 def test_models_that_a_recipe_names_are_looked_at_before_anything_else(fields: dict[str, Any], tmp_path: Path) -> None:
     tokenizer_only = str(train(changed(fields, stage="tokenizer", run=str(tmp_path / "first"))))
     run, nowhere = str(tmp_path / "run"), str(tmp_path / "nowhere")
+    odd, both = {**fields["data"], "size": 30}, {"start_from": tokenizer_only, "from_model": tokenizer_only}
     for change, error, message in (
         ({"start_from": nowhere}, ModelError, "start_from: no model at"),
         ({"from_model": nowhere}, ModelError, "from_model: no model at"),
+        ({"from_model": "builtin:faces", "data": odd}, UsageError, "not a multiple of the 8"),
+        ({"stage": "prior"}, UsageError, "the prior needs a tokenizer"),
         ({"start_from": "builtin:face"}, ModelError, "did you mean builtin:faces"),
         ({"start_from": "builtin:faces"}, UsageError, "start_from has a tokenizer of another configuration"),
-        ({"start_from": tokenizer_only, "stage": "prior"}, UsageError, "has no prior to start from"),
+        ({**both, "stage": "prior"}, UsageError, "has no prior to start from"),
     ):
         with pytest.raises(error, match=message):
             train(changed(fields, run=run, **change))

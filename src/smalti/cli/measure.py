@@ -111,7 +111,8 @@ def evaluate(
             model=pipe.name,
             identity=pipe.identity,
             data=data.name,
-            conditions={"device": str(pipe.device), "prior": pipe.dtype, "torch": torch.__version__},
+            conditions={"device": str(pipe.device), "prior": pipe.dtype, "torch": torch.__version__}
+            | ({"classes": "not told: as of any class"} if pipe.classes else {}),
             progress=lambda what, done: advance(done),
         )
     for path in files:

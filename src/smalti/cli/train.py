@@ -49,11 +49,11 @@ def train(
     """
     from smalti.training import leads, recipe_for
     from smalti.training import train as run_training
-    from smalti.training.progress import TerminalProgress
+    from smalti.training.progress import SilentProgress, TerminalProgress
 
     changed = [*(changes or []), *([f"track={track}"] if track is not None else [])]
-    folder = run_training(
-        recipe_for(recipe, changed, preset=preset), resume=resume, progress=None if quiet else TerminalProgress()
-    )
+    progress = SilentProgress() if quiet else TerminalProgress()
+    chosen = recipe_for(recipe, changed, preset=preset, message=progress.message if leads() else lambda text: None)
+    folder = run_training(chosen, resume=resume, progress=progress)
     if leads():
         print(folder)

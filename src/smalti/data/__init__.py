@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from smalti.data.code_cache import as_images, cached_codes, code_labels, tokenizer_hash
-from smalti.data.pictures import Pictures, load_pictures, split
+from smalti.data.pictures import Pictures, held_out, load_pictures, split
 from smalti.data.sources import Source, exists, open_source
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "cached_codes",
     "code_labels",
     "exists",
+    "held_out",
     "load_pictures",
     "open_source",
     "split",

@@ -7,6 +7,7 @@ source and the size, so a changed source makes a new file. Damaged pictures are 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from smalti.data.sources import ArraySource, Source, open_picture, open_source
 from smalti.data.transforms import Pixels, enlarged, fit, random_cut
-from smalti.errors import DataError, InputError
+from smalti.errors import DataError, InputError, OutputError
 from smalti.files import atomic_write, explained, sha256_bytes, write_text
 from smalti.randomness import Purpose, permutation, uniforms
 
@@ -85,13 +86,15 @@ def load_pictures(
     cuts: int = 1,
     zoom: float = 1.0,
     message: Message = lambda text: None,
+    report: Callable[[int, int], None] = lambda done, count: None,
     workers: int = 4,
 ) -> Pictures:
     """All pictures at `path` (see `open_source`) as `size` = (height, width) pixels.
 
     cuts, zoom: of each picture the middle, and `cuts` - 1 random parts magnified up to `zoom` times (`random_cut`);
-    which parts depends on nothing but the picture's place in the source. Raises DataError if there are no pictures, or
-    all are damaged. The pixels of a .npy file of that size are used in place.
+    which parts depends on nothing but the picture's place in the source. report: hears (pictures read, all). Raises
+    DataError if there are no pictures, or all are damaged, OutputError if the disk has no room for them. The pixels of
+    a .npy file of that size are used in place.
     """
     source = open_source(path)
     fingerprint = source.fingerprint()
@@ -103,8 +106,11 @@ def load_pictures(
     if not (array.is_file() and facts.is_file() and json.loads(facts.read_text("utf-8")).get("key") == key):
         with explained(cache):
             cache.mkdir(parents=True, exist_ok=True)
-        message(f"reading {len(source.names)} pictures of {source.name} ({source.kind})")
-        skipped = _Reader(source, size, cuts, zoom, message, workers).write(array)
+        space = len(source.names) * cuts * 3 * size[0] * size[1]
+        message(f"reading {len(source.names)} pictures of {source.name} ({source.kind}); {space / 1e6:,.0f} MB of disk")
+        if space > (free := shutil.disk_usage(cache).free):
+            raise OutputError(f"{cache} needs {space / 1e9:.1f} GB for the pictures, {free / 1e9:.1f} GB are free")
+        skipped = _Reader(source, size, cuts, zoom, message, report, workers).write(array)
         note = {"key": key, "source": source.name, "size": list(size), "cuts": cuts, "skipped": skipped}
         write_text(facts, json.dumps(note, indent=1), force=True)
     pixels = np.load(array, mmap_mode="r", allow_pickle=False)
@@ -119,13 +125,18 @@ def split(pictures: Pictures, share: float, most: int = 1000) -> tuple[Pictures,
     All cuts of a picture are on one side; of those held out, the middle alone is used.
     """
     whole = len(pictures) // pictures.cuts
-    count = min(most, max(1, round(share * whole)))
+    count = held_out(whole, share, most)
     if count >= whole:
         raise DataError(f"{whole} picture(s) cannot be split into training and validation: give more pictures")
     order = permutation(0, Purpose.CHOOSE, whole)
     cuts = np.arange(pictures.cuts)
     training = (np.sort(order[count:])[:, None] * pictures.cuts + cuts).reshape(-1)
     return pictures.subset(training), pictures.subset(np.sort(order[:count]) * pictures.cuts)
+
+
+def held_out(count: int, share: float, most: int = 1000) -> int:
+    """How many of `count` pictures `split` takes for validation."""
+    return min(most, max(1, round(share * count)))
 
 
 def _classes(source: Source, skipped: set[str], cuts: int) -> tuple[tuple[str, ...], npt.NDArray[np.int64] | None]:
@@ -141,10 +152,17 @@ class _Reader:
     """Decodes and scales all pictures of a source into one file."""
 
     def __init__(
-        self, source: Source, size: tuple[int, int], cuts: int, zoom: float, message: Message, workers: int
+        self,
+        source: Source,
+        size: tuple[int, int],
+        cuts: int,
+        zoom: float,
+        message: Message,
+        report: Callable[[int, int], None],
+        workers: int,
     ) -> None:
         self.source, self.size, self.cuts, self.zoom = source, size, cuts, zoom
-        self.message, self.workers = message, workers
+        self.message, self.report, self.workers = message, report, workers
         self.skipped: list[str] = []
         self.small = 0
 
@@ -172,6 +190,7 @@ class _Reader:
                     else:
                         self.small += result[1]
                         yield from result[0]
+                self.report(chunk.stop, total)
 
     def _read(self, index: int) -> tuple[list[Pixels], bool] | InputError:
         try:

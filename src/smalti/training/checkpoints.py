@@ -111,7 +111,8 @@ def _write(folder: Path, state: State, step: int) -> None:
     try:
         save_file(tensors, folder / TENSORS)
     except SafetensorError as error:  # its way to report a full disk
-        raise OutputError(f"cannot write {folder / TENSORS}: {error}") from error
+        full = "No space left" in str(error)
+        raise OutputError(f"cannot write {folder / TENSORS}: {'the disk is full' if full else error}") from error
     (folder / TREE).write_text(json.dumps({"step": step, "state": tree}), "utf-8")
     files = {
         name: {"bytes": (folder / name).stat().st_size, "sha256": sha256_file(folder / name)}

@@ -100,6 +100,7 @@ def plan_parts(
     *,
     batch: int,
     parts: int,
+    progress: float,
     weights: int,
     standing: int,
     moments: int,
@@ -107,9 +108,12 @@ def plan_parts(
 ) -> int:
     """Measure what the stage `name` will take, say it, and return the parts in which each process computes its share.
 
-    batch: global; parts: as the recipe wants; weights: parameters, for the words; standing, moments: see `Costs`.
+    batch: global; parts: as the recipe wants; progress: share of the stage that is done already; weights: parameters,
+    for the words; standing, moments: see `Costs`.
     Raises UsageError if not even one picture at a time fits.
     """
+    if progress >= 1:
+        return parts
     pictures = batch // processes.count
     costs = measure(rehearse, pictures // parts, processes.device, standing, moments)
     available = available_memory(processes.device) / processes.neighbours
@@ -128,7 +132,7 @@ def plan_parts(
             f"{_bytes(available)} free memory {_bytes(usable)} can be used: choose a smaller {name}.size or data.size",
             field=f"{name}.size",
         )
-    message(in_words(name, weights, costs, length, pictures, fitting, available, processes.count))
+    message(in_words(name, weights, costs, length, progress, pictures, fitting, available, processes.count))
     if fitting > parts:
         message(
             f"{name}: a batch of {batch} is too large for this memory: it is computed in {fitting} parts "
@@ -138,14 +142,24 @@ def plan_parts(
 
 
 def in_words(
-    name: str, weights: int, costs: Costs, length: Length, pictures: int, parts: int, available: float, processes: int
+    name: str,
+    weights: int,
+    costs: Costs,
+    length: Length,
+    progress: float,
+    pictures: int,
+    parts: int,
+    available: float,
+    processes: int,
 ) -> str:
-    """One line about memory and time."""
-    step = costs.step(pictures, parts)
+    """One line about memory, and the time that is left at `progress` 0..1."""
+    step, left, more = costs.step(pictures, parts), 1 - progress, " more" if progress else ""
     if length.budget_minutes is None:
-        time = f"{length.steps:,} steps in about {duration(length.steps * step)}"
+        steps = round(left * length.steps)
+        time = f"{steps:,}{more} steps in about {duration(steps * step)}"
     else:
-        time = f"about {60 * length.budget_minutes / max(step, 1e-9):,.0f} steps in {length.budget_minutes:g} minutes"
+        minutes = left * length.budget_minutes
+        time = f"about {60 * minutes / max(step, 1e-9):,.0f}{more} steps in {minutes:.3g} minutes"
     each = f" in each of {processes} processes" if processes > 1 else ""
     return (
         f"{name}: {weights / 1e6:.2f} M weights; about {_bytes(costs.memory(pictures // parts))} of memory{each} "

@@ -21,6 +21,10 @@ def check_given_models(recipe: Recipe) -> None:
     if recipe.from_model is not None:
         source = _named(recipe.from_model, "from_model").tokenizer
         codebook_size, cell = source.codebook_size, source.cell
+        if recipe.data.codes is None and any(side % cell for side in recipe.data.size):
+            size = "x".join(map(str, recipe.data.size))
+            raise UsageError(f"data.size {size} is not a multiple of the {cell} pixels of a cell of from_model",
+                             field="data.size")  # fmt: skip
     if recipe.start_from is None:
         return
     start = _named(recipe.start_from, "start_from")

@@ -112,10 +112,12 @@ def check_finite(values: Mapping[str, float], stage: StageFolder, step: int) -> 
     """Raises ModelError, naming the last good checkpoint, if any value is NaN or infinite."""
     bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
-        raise ModelError(
-            f"the {stage.name} diverged: {', '.join(bad)} not finite at step {step}; the last good checkpoint is kept "
-            f"in {stage.checkpoints}: lower the learning rate and go on with --resume"
+        kept = (
+            f"the last good checkpoint is kept in {stage.checkpoints}: lower the learning rate and go on with --resume"
+            if stage.started()
+            else "before the first checkpoint: begin again with a lower learning rate"
         )
+        raise ModelError(f"the {stage.name} diverged: {', '.join(bad)} not finite at step {step}; {kept}")
 
 
 def not_finite(state: Any, name: str = "") -> list[str]:

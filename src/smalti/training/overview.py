@@ -11,11 +11,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
-from smalti.errors import ModelError
+from smalti.errors import ModelError, OutputError
 from smalti.files import explained
-from smalti.training.checkpoints import LAST, MANIFEST
+from smalti.training.checkpoints import LAST, MANIFEST, latest_checkpoint
 from smalti.training.history import STAGES, History, is_run
 from smalti.training.warnings import findings
 
@@ -138,17 +138,41 @@ def flattened(fields: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @contextmanager
 def announced(run: Path) -> Iterator[None]:
-    """Say in the folder that this process trains the run, while it does."""
+    """Say in the folder that this process trains the run, while it does. Raises OutputError if another one does."""
     path = run / _PROCESS
     with explained(path):
         run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n", "utf-8")
+        file = path.open("a+", encoding="utf-8")
+    with file:
+        if not _locked(file):
+            file.seek(0)
+            raise OutputError(f"{run} is being trained already ({file.read().strip()}): wait for it, stop it, or begin "
+                              "another with --set run=FOLDER")  # fmt: skip
+        with explained(path):
+            file.truncate(0)
+            file.write(json.dumps({"host": platform.node(), "pid": os.getpid()}) + "\n")
+            file.flush()
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            with suppress(OSError):  # it holds more, unless nothing came of the run
+                run.rmdir()
+
+
+def _locked(file: TextIO) -> bool:
+    """Whether this process has the file to itself now. The system gives it up when a process ends, however it ends."""
     try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        with suppress(OSError):  # it holds more, unless nothing came of the run
-            run.rmdir()
+        import fcntl
+    except ImportError:  # Windows: without
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks
+        return True
+    return True
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -205,6 +229,8 @@ def _damaged_checkpoints(run: Path) -> list[str]:
             whole = error.filename == str(folder / LAST)  # none has been saved yet
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             whole = False
-        if not whole:
+        if not whole and latest_checkpoint(folder) is not None:
             problems.append(f"the newest {stage} checkpoint is damaged: --resume goes on from the one before")
+        elif not whole:
+            problems.append(f"all {stage} checkpoints are damaged: remove {run / stage} and --resume begins it again")
     return problems

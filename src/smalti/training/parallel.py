@@ -169,6 +169,12 @@ class Processes:
         return whole
 
 
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raise UsageError for a number format that the device lacks."""
+    if precision == "float16" and device.type == "cpu":
+        raise UsageError("float16 is for GPUs: choose bfloat16 or float32", field="precision")
+
+
 class Gradients:
     """How a stage computes its gradients: number format, parts of a batch, processes, clipping. One per stage."""
 
@@ -176,8 +182,7 @@ class Gradients:
         """parts: how many calls of `part` make one step. Raises UsageError for a format that the device lacks."""
         accelerate, device = _accelerate(), processes.device
         dtype = fastest_dtype(device) if precision == "auto" else getattr(torch, precision)
-        if dtype == torch.float16 and device.type == "cpu":
-            raise UsageError("float16 is for GPUs: choose bfloat16 or float32", field="precision")
+        check_precision(precision, device)
         accelerate.state.AcceleratorState._reset_state()  # the stage before may have had another format
         self._accelerator = accelerate.Accelerator(
             cpu=device.type == "cpu",

@@ -84,6 +84,13 @@ class PriorOptions(Length):
     samples: Annotated[int, Field(ge=0)] = 16
     """Pictures per grid; 0 = no grids."""
 
+    def check(self) -> None:
+        """Raise UsageError for options that contradict each other."""
+        if self.shard and self.optimizer != "adamw":
+            raise UsageError("prior.shard: Muon needs whole matrices: set prior.optimizer=adamw", field="prior.shard")
+        if self.shard and self.precision == "float16":
+            raise UsageError("prior.shard: choose bfloat16 or float32", field="prior.precision")
+
 
 def train_prior(
     codes: npt.NDArray[np.integer[Any]] | Tensor,
@@ -119,7 +126,8 @@ def train_prior(
         if held is not None and validation_labels is not None:
             held_told = resident_labels(validation_labels[: len(held)], len(held), config.n_classes, device)
     check_batch("prior", options.batch, options.accumulate, processes.count, len(table))
-    divided = _divided(options, processes)
+    options.check()
+    divided = options.shard and processes.count > 1
     stage = run.stage("prior")
     digest = sha256_bytes(b"".join(t.cpu().numpy().tobytes() for t in (table, told) if t is not None))
     state = restored(stage, resume, processes, model=config.model_dump_json(), data=digest)
@@ -151,6 +159,7 @@ def train_prior(
             options,
             batch=options.batch,
             parts=parts_before(state, options.accumulate, options.batch // processes.count),
+            progress=options.progress(step, 0.0 if state is None else state["elapsed"]),
             weights=weights,
             standing=bytes_of([network, ema.model]),
             moments=moments_of([optimizer]),
@@ -161,11 +170,13 @@ def train_prior(
         if state is not None:
             load_optimizer(optimizer, state["optimizer"])
             gradients.load(state.get("scaler"))
+            tally.terms = [LossTerms(*(t.to(device) for t in terms)) for terms in state.get("tally", [])]
         optimizer = gradients.optimizer(optimizer)
         keeper = Keeper(
             stage,
             options.checkpoint_every,
-            lambda: snapshot(network, ema, optimizer, clock) | {"scaler": gradients.state(), "parts": parts},
+            lambda: snapshot(network, ema, optimizer, clock)
+            | {"scaler": gradients.state(), "parts": parts, "tally": tally.terms},
             wish,
             None if state is None else step,
             processes,
@@ -258,15 +269,6 @@ def rehearse(network: AbsorbingTransformer, table: Tensor, count: int, options: 
     network.zero_grad(set_to_none=True)
 
 
-def _divided(options: PriorOptions, processes: Processes) -> bool:
-    """Whether weights are divided. Raises UsageError for what cannot be divided."""
-    if options.shard and options.optimizer != "adamw":
-        raise UsageError("prior.shard: Muon needs whole matrices; set prior.optimizer to adamw", field="prior.shard")
-    if options.shard and options.precision == "float16":
-        raise UsageError("prior.shard: choose bfloat16 or float32", field="prior.precision")
-    return options.shard and processes.count > 1
-
-
 def snapshot(network: nn.Module, ema: Ema[Any], optimizer: torch.optim.Optimizer, clock: Clock) -> State:
     """Everything a run needs to go on; batches, masks and dropout follow from the seed and the step."""
     return {
@@ -321,19 +323,19 @@ class Tally:
     """Losses since the last line of metrics, kept on the device until then: no wait per step."""
 
     def __init__(self) -> None:
-        self._terms: list[LossTerms] = []
+        self.terms: list[LossTerms] = []
 
     def add(self, terms: LossTerms) -> None:
-        self._terms.append(LossTerms(*(t.detach() for t in terms)))
+        self.terms.append(LossTerms(*(t.detach() for t in terms)))
 
     def flush(self, processes: Processes) -> dict[str, float]:
         """Means since the last call: the loss, nats per masked cell, and the same in quarters of the masked share."""
-        nats, ratio = (torch.cat([getattr(t, name) for t in self._terms]).float() for name in ("nats", "ratio"))
+        nats, ratio = (torch.cat([getattr(t, name) for t in self.terms]).float() for name in ("nats", "ratio"))
         quarter = (ratio * 4).long().clamp(0, 3)
-        named = {"loss": torch.stack([t.loss for t in self._terms]).float(), "nats_per_masked": nats}
+        named = {"loss": torch.stack([t.loss for t in self.terms]).float(), "nats_per_masked": nats}
         named |= {f"nats_masked_{25 * i}_{25 * (i + 1)}": nats[quarter == i] for i in range(4)}
         sums = torch.stack([torch.stack([v.sum(), v.new_tensor(len(v))]) for v in named.values()])
-        self._terms.clear()
+        self.terms.clear()
         return {
             name: total / count
             for name, (total, count) in zip(named, processes.total(sums).tolist(), strict=True)

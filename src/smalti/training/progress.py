@@ -28,9 +28,9 @@ class Report:
     """The state of a stage after some step."""
 
     stage: str
-    """ "tokenizer", "codes" or "prior"."""
+    """ "pictures" (being read), "tokenizer", "codes" (being made) or "prior"."""
     step: int
-    """Steps done."""
+    """Steps, or pictures, done."""
     progress: float
     """Share done, 0..1."""
     elapsed: float
@@ -180,7 +180,7 @@ class Several:
 
 def one_line(report: Report) -> str:
     """Step, pace, time left and values, for a terminal."""
-    parts = [f"step {report.step}"]
+    parts = [f"{report.step:,} pictures" if report.stage in ("pictures", "codes") else f"step {report.step}"]
     if report.images_per_second is not None:
         parts.append(f"{report.images_per_second:.1f} images/s")
     if report.eta is not None:

@@ -5,10 +5,12 @@ A wrong key is an error that names the nearest right one. Paths are relative to 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
+from textwrap import wrap
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
@@ -46,7 +48,7 @@ class DataOptions(BaseModel):
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Share held out, at most 1,000 pictures, always the same ones."""
     size: tuple[Annotated[int, Field(ge=8)], Annotated[int, Field(ge=8)]] = (128, 128)
-    """Height and width in pixels; pictures are scaled to cover it and cut. One number means a square."""
+    """Height and width in pixels, 96x128; pictures are scaled to cover it and cut. One number means a square."""
     cuts: Annotated[int, Field(ge=1, le=64)] = 1
     """Parts taken of each picture: the middle, and this many less one at random places."""
     zoom: Annotated[float, Field(ge=1, le=8)] = 1.0
@@ -64,7 +66,14 @@ class DataOptions(BaseModel):
     @field_validator("size", mode="before")
     @classmethod
     def _square(cls, value: Any) -> Any:
-        return (value, value) if isinstance(value, int) else value
+        if isinstance(value, int):
+            return (value, value)
+        if isinstance(value, str):
+            match = re.fullmatch(r"(\d+)x(\d+)", value.strip())
+            if match is None:
+                raise ValueError("write a number, or height x width as 96x128")
+            return (int(match[1]), int(match[2]))
+        return value
 
 
 class Recipe(BaseModel):
@@ -143,6 +152,22 @@ class Recipe(BaseModel):
                              field="start_from")  # fmt: skip
         if self.data.labels and "n_classes" in self.prior.model:
             raise UsageError("the number of classes follows from data.labels: leave n_classes out", field="prior.model")
+        for name in ("height", "width", "codebook_size"):
+            if name in self.prior.model:
+                raise UsageError(f"prior.model: {name} follows from data.size and the tokenizer: leave it out "
+                                 "(the network's width is d_model)", field="prior.model")  # fmt: skip
+        self.prior.check()
+        length = self.tokenizer
+        if trains and losses.critic and length.budget_minutes is None and losses.gan_start >= length.steps:
+            raise UsageError(
+                f"the critic would never be heard: tokenizer.losses.gan_start is {losses.gan_start}, and the tokenizer "
+                f"trains for {length.steps} steps",
+                field="tokenizer.losses.gan_start",
+            )
+        if self.data.path is not None:
+            pictures = Path(self.data.path).resolve()
+            if self.folder.resolve() in (pictures, *pictures.parents):
+                raise UsageError(f"run: {self.folder} holds the pictures: give the run another folder", field="run")
         if self.data.zoom > 1 and self.data.cuts == 1:
             raise UsageError("data.zoom is for random parts: --set data.cuts=4 (or more)", field="data.zoom")
         cell = self.tokenizer_config().cell
@@ -186,10 +211,32 @@ def load_recipe(recipe: str | Path, changes: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"{source} holds no fields")
     for change in changes:
         _apply(fields, change)
+    path = Path(recipe)
+    if path.suffix.lower() in (".yaml", ".yml") and path.stem != "config":  # which is what runs call their own
+        fields.setdefault("name", re.sub(r"[^\w.-]+", "-", path.stem))
     try:
         return Recipe.model_validate(fields)
     except ValidationError as error:
         raise _explained(error, Recipe, source) from None
+
+
+def explained_yaml(recipe: Recipe) -> str:
+    """The recipe as YAML with every field filled in, and above each what it means."""
+    return "\n".join(_explained_lines(recipe, "")) + "\n"
+
+
+def _explained_lines(model: BaseModel, indent: str) -> Iterator[str]:
+    width = 118 - len(indent)
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        yield from (f"{indent}# {line}" for line in wrap(" ".join((field.description or "").split()), width))
+        if isinstance(value, BaseModel):
+            yield f"{indent}{name}:"
+            yield from _explained_lines(value, indent + "  ")
+            continue
+        plain = model.model_dump(mode="json", include={name})
+        text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=True, width=1 << 20)
+        yield indent + text.strip()[1:-1]  # "{field: value}" without the braces: always one line
 
 
 def preset_names() -> list[str]:
@@ -211,7 +258,7 @@ def _read(recipe: str | Path) -> tuple[str, str]:
             raise UsageError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     name, known = str(recipe), preset_names()
     if name not in known:
-        raise UsageError(f"no recipe is called {name!r}{_nearest(name, known)}; a file's name ends in .yaml")
+        raise UsageError(f"no recipe is called {name!r}{nearest(name, known)}; a file's name ends in .yaml")
     return (resources.files("smalti.training") / "recipes" / f"{name}.yaml").read_text("utf-8"), name
 
 
@@ -240,11 +287,13 @@ def _explained(error: ValidationError, model: type[BaseModel], source: str) -> U
     field = ".".join(where)
     if first["type"] == "extra_forbidden":
         known = list(_fields_at(model, where[:-1]))
-        return UsageError(f"{source}: there is no field {field}{_nearest(where[-1], known)}", field=field)
+        inside = ".".join(where[:-1])
+        hint = nearest(where[-1], known, f"{inside}." if inside else "")
+        return UsageError(f"{source}: there is no field {field}{hint}", field=field)
     message = first["msg"].removeprefix("Value error, ")
     given = first.get("input")
     shown = f" (given: {given})" if isinstance(given, str | int | float | bool) else ""
-    return UsageError(f"{source}: {field}: {message}{shown}", field=field)
+    return UsageError(": ".join(part for part in (source, field, f"{message}{shown}") if part), field=field)
 
 
 def _fields_at(model: type[BaseModel], where: Sequence[str]) -> Sequence[str]:
@@ -257,16 +306,16 @@ def _fields_at(model: type[BaseModel], where: Sequence[str]) -> Sequence[str]:
     return list(model.model_fields)
 
 
-def _nearest(name: str, known: Sequence[str]) -> str:
+def nearest(name: str, known: Sequence[str], before: str = "") -> str:
     near = get_close_matches(name, known, 1)
     if near:
-        return f"; did you mean {near[0]}?"
+        return f"; did you mean {before}{near[0]}?"
     return f"; there are: {', '.join(known)}" if known else ""
 
 
 def _named(name: str, table: Any, field: str) -> Any:
     if name not in table:
-        raise UsageError(f"{field}: no size is called {name!r}{_nearest(name, list(table))}", field=field)
+        raise UsageError(f"{field}: no size is called {name!r}{nearest(name, list(table))}", field=field)
     return table[name]
 
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from smalti.data import Pictures, cached_codes, code_labels, exists, load_pictures, split
+from smalti.data import Pictures, cached_codes, code_labels, exists, held_out, load_pictures, open_source, split
 from smalti.errors import DataError, ModelError, UsageError
 from smalti.files import sha256_bytes
 from smalti.formats.catalog import resolve
@@ -27,10 +28,10 @@ from smalti.training.given_codes import given_codes
 from smalti.training.given_models import check_given_models, given_model
 from smalti.training.history import is_run, read_history
 from smalti.training.overview import announced
-from smalti.training.parallel import Processes
+from smalti.training.parallel import Processes, check_precision, processes_planned
 from smalti.training.prior_stage import train_prior, validate
 from smalti.training.progress import Progress, Report, Several, SilentProgress, duration
-from smalti.training.recipe import Recipe, load_recipe
+from smalti.training.recipe import Recipe, explained_yaml, load_recipe
 from smalti.training.reconstructions import measure
 from smalti.training.runs import RunFolder
 from smalti.training.schedules import Clock
@@ -38,6 +39,7 @@ from smalti.training.tokenizer_stage import train_tokenizer
 from smalti.training.tracking import TrackerProgress
 from smalti.training.warnings import WarningProgress
 
+_NO_TOKENIZER = "the prior needs a tokenizer: {run} has none; train it (stage: both) or give from_model: FOLDER"
 Ints: TypeAlias = npt.NDArray[np.integer[Any]]
 
 
@@ -53,6 +55,8 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
     recipe.check()
     processes = Processes(_device(recipe.device))
     device = processes.device
+    for stage in _stages(recipe):
+        check_precision(getattr(recipe, stage).precision, device)
     watcher = watching(recipe, progress or SilentProgress()) if processes.leads else SilentProgress()
     run = RunFolder(recipe.folder, watcher, writes=processes.leads)
     _check_resume(run, recipe, resume)
@@ -66,7 +70,7 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
             tokenizer = _tokenizer(recipe, run, None, resume, device)
             codes, held = given_codes(recipe.data, tokenizer.codebook_size, tokenizer.cell)
             recipe.check_batches(processes.count, len(codes))
-            run.write_config(recipe.model_dump(mode="json"))
+            run.keep_config(explained_yaml(recipe), resume=resume)
         else:
             with processes.first():
                 training, validation = pictures = _pictures(recipe, run)
@@ -75,14 +79,15 @@ def train(recipe: Recipe, *, resume: bool = False, progress: Progress | None = N
                 recipe = _with_classes(recipe, training.classes)
                 pictures = training, validation = _labelled(recipe, training), _labelled(recipe, validation, held=True)
                 run.progress.message(f"{len(recipe.data.classes)} classes: {listed(recipe.data.classes)}")
-            run.write_config(recipe.model_dump(mode="json"))
+            run.keep_config(explained_yaml(recipe), resume=resume)
             tokenizer = _tokenizer(recipe, run, pictures, resume, device)
             facts = measure(tokenizer, validation, device)
             if recipe.stage in ("tokenizer", "decoder"):
                 return _save(recipe, run, tokenizer, _start(recipe).prior if recipe.stage == "decoder" else None, facts)
             processes.alike(tokenizer)  # codes are cached by its weights
             with processes.first():
-                codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=_encoding(run))
+                encoding = _reporting(run, "codes")
+                codes = cached_codes(training, tokenizer, run.cache, flip=recipe.data.flip, report=encoding)
                 held = cached_codes(validation, tokenizer, run.cache)
             if recipe.data.labels:
                 # mixed, as its first pictures stand for all of them and folders come class by class
@@ -127,11 +132,23 @@ def export(run_folder: str | Path, target: str | Path, *, force: bool = False) -
 # --- the parts of a run -----------------------------------------------------------------------------------------------
 
 
+def _stages(recipe: Recipe) -> tuple[Literal["tokenizer", "prior"], ...]:
+    """The stages that are trained."""
+    if recipe.stage == "prior" or recipe.from_model is not None:
+        return ("prior",)
+    return ("tokenizer",) if recipe.stage in ("tokenizer", "decoder") else ("tokenizer", "prior")
+
+
 def _check_resume(run: RunFolder, recipe: Recipe, resume: bool) -> None:
-    names = {"both": ("tokenizer", "prior"), "decoder": ("tokenizer",)}.get(recipe.stage, (recipe.stage,))
+    names = _stages(recipe)
     if resume and not any(run.stage(name).started() for name in names):
         raise ModelError(f"nothing to resume in {run.path}: no {' or '.join(names)} checkpoint there; "
                          "start it without --resume")  # fmt: skip
+    if not resume:
+        for name in names:
+            run.stage(name).check_fresh()
+    if recipe.stage == "prior" and recipe.from_model is None and not run.stage("tokenizer").started():
+        raise UsageError(_NO_TOKENIZER.format(run=run.path), field="from_model")
 
 
 def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
@@ -142,7 +159,18 @@ def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
             hint = f"; make it with: {data.make}" if data.make else ""
             raise DataError(f"no data at {path}{hint}")
     message = run.progress.message
-    pictures = load_pictures(data.path, data.size, run.cache, cuts=data.cuts, zoom=data.zoom, message=message)
+    source = open_source(data.path)  # what its list tells is known before hours of reading
+    if data.labels and source.labels is None:
+        raise DataError(f"data.labels: {data.path}: these pictures have no classes: put those of each class into a "
+                        "folder of its own")  # fmt: skip
+    count = len(source.names)
+    held = 0 if data.validation is not None else held_out(count, data.validation_share)
+    if count > held:
+        recipe.check_batches(processes_planned(), (count - held) * data.cuts)
+    reading = _reporting(run, "pictures")
+    pictures = load_pictures(
+        data.path, data.size, run.cache, cuts=data.cuts, zoom=data.zoom, message=message, report=reading
+    )
     if data.validation is not None:
         return pictures, load_pictures(data.validation, data.size, run.cache, message=message)
     return split(pictures, data.validation_share)
@@ -199,10 +227,7 @@ def _trained_tokenizer(recipe: Recipe, run: RunFolder) -> VQGAN:
     stage = run.stage("tokenizer")
     path = latest_checkpoint(stage.checkpoints, run.progress.message)
     if path is None:
-        raise UsageError(
-            f"the prior needs a tokenizer: {run.path} has none; train it (stage: both) or give from_model: FOLDER",
-            field="from_model",
-        )
+        raise UsageError(_NO_TOKENIZER.format(run=run.path), field="from_model")
     state, config = load_checkpoint(path), recipe.tokenizer_config()
     if state["model"] != config.model_dump_json():
         raise UsageError(f"{path} is of another tokenizer configuration: use the recipe it was trained with")
@@ -269,12 +294,12 @@ def _on_device(values: Ints, device: torch.device) -> Tensor:
     return torch.from_numpy(np.asarray(values).astype(np.int64)).to(device)
 
 
-def _encoding(run: RunFolder) -> Any:
+def _reporting(run: RunFolder, what: str) -> Callable[[int, int], None]:
     clock = Clock()
 
     def report(done: int, total: int) -> None:
         pace = done / max(clock.elapsed, 1e-9)
-        run.progress.report(Report("codes", done, done / total, clock.elapsed, pace))
+        run.progress.report(Report(what, done, done / total, clock.elapsed, pace))
 
     return report
 

@@ -26,7 +26,6 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
-import yaml
 
 from smalti.errors import DataError, ModelError, OutputError, UsageError
 from smalti.files import explained, write_text
@@ -43,6 +42,7 @@ class RunFolder:
         """writes: False in all processes of a run but the first: they read, and neither write nor speak."""
         self.path, self.writes = Path(path), writes
         self.progress: Progress = progress if progress is not None and writes else SilentProgress()
+        self._config: str | None = None
 
     @property
     def cache(self) -> Path:
@@ -52,12 +52,21 @@ class RunFolder:
     def model(self) -> Path:
         return self.path / "model"
 
-    def write_config(self, resolved: dict[str, Any]) -> None:
-        """Keep the complete recipe and the environment beside the results."""
-        if not self.writes:
-            return
-        _replace_text(self.path / "config.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
-        _replace_text(self.path / "env.json", json.dumps(environment(), indent=1) + "\n")
+    def keep_config(self, text: str, *, resume: bool) -> None:
+        """Keep the complete recipe, as YAML, and the environment beside the results.
+
+        Of a resumed run only with the first thing it writes: if it is refused, the recipe it began with stays.
+        """
+        self._config = text
+        if not resume:
+            self.write_config()
+
+    def write_config(self) -> None:
+        """What `keep_config` was given, if it is not written yet."""
+        text, self._config = self._config, None
+        if text is not None and self.writes:
+            _replace_text(self.path / "config.yaml", text)
+            _replace_text(self.path / "env.json", json.dumps(environment(), indent=1) + "\n")
 
     def stage(self, name: str, *, keep: int = 2) -> StageFolder:
         return StageFolder(self, name, keep)
@@ -81,22 +90,26 @@ class StageFolder:
         self._identity = {"model": model, "data": data}
         path = latest_checkpoint(self.checkpoints, self.run.progress.message)
         if not resume:
-            if self.started():
-                raise OutputError(
-                    f"{self.run.path} already holds a {self.name} run: go on with --resume, or choose another `run`"
-                )
+            self.check_fresh()
             return None
         if path is None:
-            raise ModelError(f"nothing to resume: no complete {self.name} checkpoint in {self.checkpoints}")
+            raise ModelError(f"nothing to resume: no complete {self.name} checkpoint in {self.checkpoints}; to begin "
+                             f"this stage again, remove {self.checkpoints.parent}")  # fmt: skip
         state = load_checkpoint(path)
         if state.get("data", data) != data:
-            raise DataError(f"the training data changed since {path} was saved: start again in another `run`")
+            raise DataError(f"the training data changed since {path} was saved: begin again with --set run=FOLDER")
         if state.get("model", model) != model:
             raise UsageError(f"{path} is of another {self.name} configuration: go on with the recipe it began with")
         if self.run.writes:
             _drop_metrics_after(self.run.path / "metrics.jsonl", self.name, int(state["step"]))
         self.run.progress.message(f"{self.name}: going on after step {state['step']}")
         return state
+
+    def check_fresh(self) -> None:
+        """Raise OutputError if a fresh start would mix with an earlier run."""
+        if self.started():
+            raise OutputError(f"{self.run.path} already holds a {self.name} run: go on with --resume, or begin another "
+                              "with --set run=FOLDER")  # fmt: skip
 
     def started(self) -> bool:
         """Whether an earlier process left anything to resume (or a damaged rest of it)."""
@@ -105,6 +118,7 @@ class StageFolder:
     def save(self, step: int, state: State) -> None:
         """A checkpoint of `state`, which becomes the newest."""
         if self.run.writes:
+            self.run.write_config()
             save_checkpoint(self.checkpoints, step, {**state, **self._identity, "step": step}, keep=self.keep)
 
     def save_best(self, step: int, state: State) -> None:
@@ -121,6 +135,7 @@ class StageFolder:
         """One line in metrics.jsonl, and word to whoever watches."""
         if not self.run.writes:
             return
+        self.run.write_config()
         line: dict[str, Any] = {"stage": report.stage, "step": report.step, "seconds": round(report.elapsed, 2)}
         if report.images_per_second is not None:
             line["images_per_second"] = round(report.images_per_second, 2)

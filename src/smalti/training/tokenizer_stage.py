@@ -231,6 +231,7 @@ class _Trainer:
             options,
             batch=options.batch,
             parts=parts_before(state, options.accumulate, options.batch // processes.count),
+            progress=options.progress(self.step, 0.0 if state is None else state["elapsed"]),
             weights=sum(p.numel() for p in self.network.parameters()),
             standing=bytes_of(networks),
             moments=moments_of(optimizers),
@@ -359,6 +360,8 @@ class _Trainer:
             dead = self.usage < self.options.dead_below * self.usage.float().mean()
             with torch.no_grad(), self.gradients.autocast():
                 features = interleave(*[self.network.features(part) for part in images])
+            if not bool(torch.isfinite(features).all()):
+                return  # the run has diverged: the next report says so
             self._revived += revive(quantizer, dead, self.processes.gathered(features), draws)
             self.processes.alike(quantizer)
         self.usage.zero_()
@@ -397,6 +400,7 @@ class _Trainer:
             "usage": self.usage,
             "epoch_usage": self.epoch_usage,
             "epoch_values": self.epoch_values,
+            "since_report": {"sums": self._sums, "seen": self._seen, "used": self._used, "revived": self._revived},
             "scaler": self.gradients.state(),
             "parts": self.parts,
             "best_psnr": self.best_psnr,
@@ -412,5 +416,9 @@ class _Trainer:
         self.usage.copy_(state["usage"])
         self.epoch_usage.copy_(state["epoch_usage"])
         self.epoch_values = dict(state["epoch_values"])
+        if (since := state.get("since_report")) is not None:
+            self._sums = {name: value.to(self.device) for name, value in since["sums"].items()}
+            self._used.copy_(since["used"])
+            self._seen, self._revived = since["seen"], since["revived"]
         self.best_psnr = float(state["best_psnr"])
         self.step = int(state["step"])

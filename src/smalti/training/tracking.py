@@ -106,7 +106,7 @@ class TrackerProgress:
         plain = flattened(self._recipe)
         tracker.store_init_configuration({k: v if isinstance(v, _SCALARS) else json.dumps(v) for k, v in plain.items()})
         if self._name == "wandb":  # both stages begin at step 0, and its own steps may not go back
-            for stage in ("tokenizer", "codes", "prior"):
+            for stage in ("pictures", "tokenizer", "codes", "prior"):
                 tracker.tracker.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
         return tracker
 

@@ -59,11 +59,11 @@ def open_source(path: str | Path) -> Source:
 def _in_folder(place: Path) -> Source:
     if (place / "data.mdb").is_file():
         return LsunSource(place)
-    if tables := table_files(place):
-        return TableSource(tables, str(place))
     if (pictures := ffhq_pictures(place)) is not None:
         return FolderSource(pictures, classes=False)
     source = FolderSource(place)
+    if not source.names and (tables := table_files(place)):  # beside pictures, a table only says something of them
+        return TableSource(tables, str(place))
     if not source.names and (tars := sorted(place.rglob("*.tar"))):
         return ShardSource(tars, str(place))
     return source

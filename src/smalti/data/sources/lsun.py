@@ -36,6 +36,7 @@ class LsunSource:
                     environment = self._lmdb.open(str(folder), readonly=True, lock=False, readahead=False, create=False)
                     _OPEN[folder.resolve()] = environment
                 self._environment = environment
+            _check_whole(self._file, environment)
             with self._environment.begin() as transaction, transaction.cursor() as cursor:
                 self._keys: list[bytes] = list(cursor.iternext(keys=True, values=False))
         except self._lmdb.Error as error:
@@ -55,6 +56,13 @@ class LsunSource:
 
     def fingerprint(self) -> str:
         return sha256_file(self._file)
+
+
+def _check_whole(file: Path, environment: Any) -> None:
+    """Raise DataError for a file that ends early: to read behind its end would kill the process."""
+    needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
+    if file.stat().st_size < needed:
+        raise DataError(f"{file} is incomplete: {file.stat().st_size:,} of {needed:,} bytes; download it again")
 
 
 def _package(folder: Path) -> Any:
