@@ -28,7 +28,7 @@ from smalti.tokenizer import VQGAN
 from smalti.training.batches import Batches, check_batch, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.ema import Ema
-from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts
+from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts, release_memory
 from smalti.training.inpaintings import draw_inpaintings
 from smalti.training.labels import NO_LABEL, Labels, dropped, resident_labels
 from smalti.training.loop import Keeper, Pace, arithmetic, begin_with, check_finite, parts_before, restored
@@ -222,6 +222,7 @@ def train_prior(
                 done = options.progress(step, elapsed)
                 values["epoch"] = batches.epoch(step)
                 stage.report(Report("prior", step, done, elapsed, pace.now(step * options.batch), values))
+                release_memory()
             if tokenizer is not None and options.samples and (last or step % options.sample_every == 0):
                 draw_samples(stage, step, ema.model, tokenizer, options, seed, labelled=told is not None)
                 if held is not None:

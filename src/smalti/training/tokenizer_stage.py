@@ -22,7 +22,7 @@ from smalti.training.batches import Batches, check_batch, derived_seed
 from smalti.training.checkpoints import State, load_optimizer
 from smalti.training.codebook import start_from_features
 from smalti.training.ema import Ema
-from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts
+from smalti.training.estimate import bytes_of, explained_memory, moments_of, plan_parts, release_memory
 from smalti.training.grids import interleave
 from smalti.training.loop import Keeper, Pace, arithmetic, begin_with, check_finite, parts_before, restored
 from smalti.training.losses import Losses, Weight, gradient_loss, perplexity
@@ -175,6 +175,7 @@ def train_tokenizer(
                 check_finite(values, stage, step)
                 done = options.progress(step, elapsed)
                 stage.report(Report("tokenizer", step, done, elapsed, pace.now(step * options.batch), values))
+                release_memory()
             keeper.after(step, loss)
         keeper.finish(trainer.step, loss, timed=timed)
     if options.keep == "best" and (best := stage.best()) is not None:
