@@ -187,7 +187,7 @@ def test_list(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_show_and_card(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ok("models show shelf/a")
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["name"], shown["codebook_size"], shown["window"]) == ("a", 24, [4, 4])
+    assert (shown["name"], shown["codebook_size"], shown["window"]) == ("shelf/a", 24, [4, 4])
     assert shown["info"]["licence"] == "MIT"
     assert "prior/model.safetensors" in shown["sha256"]
     ok("models card shelf/a")
@@ -203,7 +203,7 @@ def test_a_model_that_is_not_there(shelf: Path, capsys: pytest.CaptureFixture[st
 
 def test_verify_names_the_file_that_differs(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ok("models verify shelf/a")
-    assert capsys.readouterr().out == "a ok\n"
+    assert capsys.readouterr().out == "shelf/a ok\n"
     config = shelf / "shelf/a/prior/config.json"
     config.write_text(config.read_text("utf-8").replace("}", " }"), encoding="utf-8")
     assert "prior/config.json is not the file that was saved" in failed("models verify shelf/a", capsys)

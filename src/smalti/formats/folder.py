@@ -145,6 +145,8 @@ def read_index(root: Path) -> dict[str, Any]:
     """`model_index.json`. Raises ModelError if it is missing, damaged, or of a newer format."""
     if not root.is_dir():
         raise ModelError(f"{root} is not a folder")
+    if not (root / INDEX).exists() and (root / "model" / INDEX).is_file():
+        raise ModelError(f"{root} is the folder of a training run: its model is {root / 'model'}")
     index = _read_json(root / INDEX)
     if "format" not in index:
         raise ModelError(f"{root / INDEX} is not one of smalti's: another library calls its own file the same")

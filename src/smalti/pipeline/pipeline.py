@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -16,16 +15,17 @@ from smalti.errors import ModelError, UsageError
 from smalti.formats.catalog import resolve
 from smalti.formats.classes import class_names
 from smalti.formats.folder import load_model, save_model
-from smalti.images import open_image, to_pil
+from smalti.images import to_pil
 from smalti.pipeline import labels
 from smalti.pipeline import recipe as recipes
 from smalti.pipeline import requests as ask
 from smalti.pipeline.compose import paste
 from smalti.pipeline.options import Options, StepCallback
 from smalti.pipeline.output import HistoryStep, Output, joined, marked, merge_histories, surprise_map
+from smalti.pipeline.replay import replayed, with_recipe
 from smalti.pipeline.results import Result, Score
-from smalti.pipeline.sources import Area, Opened, Picture, covers, open_source, region_text
-from smalti.pipeline.verbs import FillJob, Model, lower, remade_pixels
+from smalti.pipeline.sources import Area, Opened, Picture, open_source, region_text
+from smalti.pipeline.verbs import FillJob, Model, lower
 from smalti.prior import AbsorbingTransformer
 from smalti.prior.kernels import DType, InferenceDenoiser, optimize_for_inference
 from smalti.regions import Piece
@@ -415,35 +415,12 @@ class Pipeline:
         Kept pixels are taken from the picture itself; from one that was changed since, none are, and the result is the
         decoder's throughout. Raises UsageError if the picture carries no recipe, or codes of another model.
         """
-        picture = image if isinstance(image, Image.Image) else open_image(cast("str | Path", image))
-        recipe = recipes.read(picture)
-        if recipe is None:
-            raise UsageError("this picture carries no smalti recipe: nothing to replay")
-        grid = recipe.grid_codes()
-        if recipe.model.sha256 not in (None, self.identity):
-            raise UsageError(f"this picture was made by another model than {self.name}: by {recipe.model.name}")
-        start = grid.masked(recipe.filled_mask())
-        sampler = SamplerOptions.model_validate(recipe.params["sampler"])
-        output = self(start, sampler=sampler, seed=recipe.seed, label=recipe.params.get("label"))
-        made, pasted = output.images[0], recipe.pasted and recipes.unchanged(picture, recipe)
-        if covers(grid, picture.size, self.tokenizer.cell):
-            made = made.crop((0, 0, *picture.size))
-        if pasted:
-            request = ask.validated(recipe.params)
-            assert isinstance(request, ask.EditRequest)
-            mask = remade_pixels(request, picture.size, recipe.filled_mask(), self.tokenizer.cell)
-            made = paste(picture, made, mask, feather=request.feather)
-        made = recipes.embed(made, recipe.model_copy(update={"pasted": pasted}))
-        output = dataclasses.replace(output, images=[made], params=recipe.params)
-        return output, output.grids[0].count_different(grid)
+        return replayed(self, image)
 
     @classmethod
     def replay(cls, image: Picture, *, model: str | Path | None = None) -> Output:
         """Make a picture again from its recipe, with the model that it names (or another place to find it)."""
-        picture = image if isinstance(image, Image.Image) else open_image(cast("str | Path", image))
-        recipe = recipes.read(picture)
-        if recipe is None:
-            raise UsageError("this picture carries no smalti recipe: nothing to replay")
+        picture, recipe = with_recipe(image)
         # a name that came with a picture is a stranger's word: it must not start a download
         return cls.from_pretrained(model or recipe.model.name, local_files_only=model is None).check_replay(picture)[0]
 

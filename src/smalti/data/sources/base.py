@@ -11,7 +11,7 @@ from PIL import Image
 
 from smalti.images import open_image
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm")
 """What counts as a picture in a folder or an archive, in small letters."""
 
 
