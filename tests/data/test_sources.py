@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -217,6 +218,20 @@ def test_tables(write: Callable[[Path, int], None], name: str, tmp_path: Path) -
         same(path, list(range(11)))
         assert open_source(path).labels == [("cat", "dog")[seed % 2] for seed in range(11)]
     assert open_picture(open_source(tmp_path / name), 0).tobytes() == picture(0).tobytes()
+
+
+def test_a_folder_that_may_not_be_read_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / "a.png").write_bytes(png(0))
+    listed = Path.iterdir
+
+    def iterdir(folder: Path) -> Any:
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied")
+        return listed(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    assert open_source(tmp_path).names == ["a.png"]
 
 
 def test_a_table_beside_pictures_is_about_them(tmp_path: Path) -> None:

@@ -171,6 +171,24 @@ def test_models_that_a_recipe_names_are_looked_at_before_anything_else(fields: d
         assert not (Path(run) / "cache").exists(), change
 
 
+def test_a_model_of_the_hub_is_fetched_once_before_anything_else(
+    fields: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = train(changed(fields, run=str(tmp_path / "first")))
+    asked: list[bool] = []
+
+    def pull(repository: str, *, local_files_only: bool, **_: Any) -> Path:
+        assert repository == "me/model"
+        asked.append(local_files_only)
+        return folder
+
+    monkeypatch.setattr("smalti.formats.hub.pull", pull)
+    train(changed(fields, start_from="me/model"))
+    assert asked[0] is False
+    assert len(asked) > 1
+    assert all(asked[1:])
+
+
 def test_the_decoder_alone_changes_pictures_and_neither_codes_nor_prior(fields: dict[str, Any], tmp_path: Path) -> None:
     first = load_model(train(changed(fields)))
     alone = {"stage": "decoder", "start_from": str(tmp_path / "run" / "model"), "run": str(tmp_path / "sharper")}

@@ -113,7 +113,10 @@ def score(
     )
 
 
-def info(image: ImageArgument, as_json: Json = False) -> None:
+PictureArgument = Annotated[Path, typer.Argument(help="A picture made by smalti, or any other.", metavar="IMAGE")]
+
+
+def info(image: PictureArgument, as_json: Json = False) -> None:
     """Show what a picture carries: its size, and the recipe it was made with.
 
     Example:
@@ -146,7 +149,7 @@ def info(image: ImageArgument, as_json: Json = False) -> None:
 
 
 def replay(
-    image: ImageArgument,
+    image: PictureArgument,
     output: Output = None,
     check: Annotated[bool, typer.Option("--check", help="Only count the codes that come out differently.")] = False,
     model: Annotated[

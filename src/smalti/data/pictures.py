@@ -79,7 +79,7 @@ class Pictures:
 
 
 def load_pictures(
-    path: str | Path,
+    path: str | Path | Source,
     size: tuple[int, int],
     cache: Path,
     *,
@@ -89,14 +89,14 @@ def load_pictures(
     report: Callable[[int, int], None] = lambda done, count: None,
     workers: int = 4,
 ) -> Pictures:
-    """All pictures at `path` (see `open_source`) as `size` = (height, width) pixels.
+    """All pictures at `path` (see `open_source`), or of a source, as `size` = (height, width) pixels.
 
     cuts, zoom: of each picture the middle, and `cuts` - 1 random parts magnified up to `zoom` times (`random_cut`);
     which parts depends on nothing but the picture's place in the source. report: hears (pictures read, all). Raises
     DataError if there are no pictures, or all are damaged, OutputError if the disk has no room for them. The pixels of
     a .npy file of that size are used in place.
     """
-    source = open_source(path)
+    source = open_source(path) if isinstance(path, str | Path) else path
     fingerprint = source.fingerprint()
     if cuts == 1 and isinstance(source, ArraySource) and source.pixels.shape[1:3] == size:
         return Pictures(source.pixels, np.arange(len(source.pixels)), fingerprint)

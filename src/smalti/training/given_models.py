@@ -9,9 +9,12 @@ from smalti.training.loop import check_same_configuration
 from smalti.training.recipe import Recipe
 
 
-def given_model(name: str) -> LoadedModel:
-    """A folder, `builtin:NAME`, or `user/repo` on the Hub. Raises ModelError if it is missing or damaged."""
-    return load_model(resolve(name)[1])
+def given_model(name: str, *, fetch: bool = False) -> LoadedModel:
+    """A folder, `builtin:NAME`, or `user/repo` on the Hub. Raises ModelError if it is missing or damaged.
+
+    fetch: whether the network may be used; `check_given_models` does, so that hours later nothing needs it.
+    """
+    return load_model(resolve(name, local_files_only=not fetch)[1])
 
 
 def check_given_models(recipe: Recipe) -> None:
@@ -38,6 +41,6 @@ def check_given_models(recipe: Recipe) -> None:
 
 def _named(name: str, field: str) -> LoadedModel:
     try:
-        return given_model(name)
+        return given_model(name, fetch=True)
     except ModelError as error:
         raise ModelError(f"{field}: {error}") from None

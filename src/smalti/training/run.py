@@ -169,7 +169,7 @@ def _pictures(recipe: Recipe, run: RunFolder) -> tuple[Pictures, Pictures]:
         recipe.check_batches(processes_planned(), (count - held) * data.cuts)
     reading = _reporting(run, "pictures")
     pictures = load_pictures(
-        data.path, data.size, run.cache, cuts=data.cuts, zoom=data.zoom, message=message, report=reading
+        source, data.size, run.cache, cuts=data.cuts, zoom=data.zoom, message=message, report=reading
     )
     if data.validation is not None:
         return pictures, load_pictures(data.validation, data.size, run.cache, message=message)
@@ -340,7 +340,7 @@ def _owed(recipe: Recipe) -> dict[str, Any]:
     """What the card must go on saying about weights that were made elsewhere."""
     owed: dict[str, Any] = {}
     for model in (recipe.start_from, recipe.from_model):
-        info = {} if model is None else read_index(resolve(model)[1]).get("info", {})
+        info = {} if model is None else read_index(resolve(model, local_files_only=True)[1]).get("info", {})
         owed |= {key: info[key] for key in ("licence", "source", "attribution") if key in info}
     return owed
 

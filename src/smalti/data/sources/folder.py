@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -50,7 +51,8 @@ def _below(folder: Path) -> Iterator[Path]:
     for path in folder.iterdir():
         yield path
         if path.is_dir() and not path.is_symlink() and not all((path / name).is_file() for name in RUN_MARKS):
-            yield from _below(path)
+            with suppress(PermissionError):  # what others keep to themselves, lost+found and the like, is not ours
+                yield from _below(path)
 
 
 def _hash(path: Path) -> str:
